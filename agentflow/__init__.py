@@ -1,0 +1,24 @@
+"""agentflow: durable workflows for AI agents - flows that survive kill -9, are tools in the chat, and wait for people."""
+
+from agentflow import recorded
+from agentflow.approvals.policies import Always, ByOrigin, Never, Policy, When
+from agentflow.engine.caching import DEFAULT, FLOW_PARAMETERS, INPUTS, NO_CACHE, RUN_ID, TASK_SOURCE, CachePolicy
+from agentflow.engine.futures import TaskFuture
+from agentflow.engine.logs import get_run_logger
+from agentflow.engine.policy import exponential_backoff
+from agentflow.errors import AgentflowError, ApprovalDenied, NotDone, StepFailed, TaskTimeoutError, WaitTimeoutError
+from agentflow.flows import Flow, flow
+from agentflow.payloads.codec import register_codec
+from agentflow.run_context import RunContext, get_run_context, idempotency_key, scope, send_event
+from agentflow.tasks import Task, task, unmapped
+from agentflow.version import VERSION as __version__
+from agentflow.waits import Waiting, busy, request_input, sleep, wait_for_event
+
+__all__ = [
+    "DEFAULT", "FLOW_PARAMETERS", "INPUTS", "NO_CACHE", "RUN_ID", "TASK_SOURCE",
+    "AgentflowError", "Always", "ApprovalDenied", "ByOrigin", "CachePolicy", "Flow", "Never", "NotDone", "Policy",
+    "RunContext", "StepFailed", "Task", "TaskFuture", "TaskTimeoutError", "WaitTimeoutError", "Waiting", "When",
+    "__version__", "busy", "exponential_backoff", "flow", "get_run_context", "get_run_logger", "idempotency_key",
+    "recorded", "register_codec", "request_input", "scope", "send_event", "sleep", "task", "unmapped",
+    "wait_for_event",
+]  # fmt: skip

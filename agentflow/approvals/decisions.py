@@ -1,0 +1,87 @@
+"""Decisions of people: checked against what is asked, then recorded. Every channel goes through here.
+
+No tool, scope or function that a model can reach calls this module.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import jsonschema
+
+from agentflow.errors import DecisionRefusedError, WaitNotFoundError
+from agentflow.journal.protocol import Journal
+from agentflow.model.waits import (
+    PERSON_KINDS,
+    Assurance,
+    Channel,
+    Decision,
+    Verdict,
+    Wait,
+    WaitKind,
+    binding,
+)
+
+
+def decide(  # noqa: PLR0913 - the parts of a decision, each by its name
+    journal: Journal,
+    wait_id: str,
+    verdict: Verdict,
+    *,
+    answer: Any = None,  # noqa: ANN401 - JSON
+    reason: str = "",
+    actor: str = "",
+    channel: Channel,
+    assurance: Assurance = Assurance.LOW,
+    now: float | None = None,
+) -> Wait:
+    """Record a person's decision.
+
+    `answer` is JSON: edited arguments (approved), the effect's result (happened), an input (answered).
+    Raises `WaitNotFoundError`, and `DecisionRefusedError` where the answer does not fit what is asked, comes twice or late.
+    """
+    wait = journal.get_wait(wait_id)
+    if wait is None or wait.kind not in PERSON_KINDS:
+        raise WaitNotFoundError(wait_id)
+    allowed = ""
+    if wait.kind is WaitKind.APPROVAL and verdict is Verdict.APPROVED:
+        if answer is not None:
+            answer = complete_edit(wait, answer)
+        allowed = wait.digest if answer is None else binding(wait.name, answer)
+    elif verdict is Verdict.RUN_AGAIN:
+        executed = wait.question.get("executed")
+        allowed = wait.digest if executed is None else binding(wait.name, executed)
+    elif wait.kind is WaitKind.INPUT and verdict is Verdict.ANSWERED:
+        check_schema(wait, answer)
+    decision = Decision(verdict, answer, reason, actor, channel, assurance)
+    return journal.decide(wait_id, decision, now=time.time() if now is None else now, allowed_digest=allowed)
+
+
+def complete_edit(wait: Wait, edited: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
+    """A person's edit, laid over the proposed arguments and checked against the tool's schema."""
+    if not isinstance(edited, dict):
+        message = f"{wait.id}: edited arguments are a JSON object by argument name, not {edited!r:.80}"
+        raise DecisionRefusedError(message)
+    proposed: dict[str, Any] = wait.question.get("arguments", {})
+    unknown = [name for name in edited if name not in proposed and name not in wait.schema.get("properties", {})]  # pyright: ignore[reportUnknownVariableType]
+    if unknown:
+        message = f"{wait.id}: {wait.name} has no argument {', '.join(map(repr, unknown))}; it has {', '.join(proposed)}"  # pyright: ignore[reportUnknownArgumentType]
+        raise DecisionRefusedError(message)
+    whole: dict[str, Any] = {**proposed, **edited}
+    check_schema(wait, whole)
+    return whole
+
+
+def check_schema(wait: Wait, value: Any) -> None:  # noqa: ANN401 - JSON
+    """Raise `DecisionRefusedError` where `value` does not fit the wait's schema."""
+    if not wait.schema:
+        return
+    validator = jsonschema.Draft202012Validator(wait.schema)
+    faults = [
+        f"{'.'.join(str(part) for part in fault.absolute_path) or 'value'}: {fault.message}"
+        for fault in sorted(validator.iter_errors(value), key=lambda fault: list(map(str, fault.absolute_path)))
+    ]
+    if faults:
+        message = f"{wait.id}: " + "; ".join(faults[:5])
+        raise DecisionRefusedError(message)

@@ -1,0 +1,230 @@
+"""A run that this process is running: its journal, its records, its fence, and what moves in it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from agentflow.engine.delivery import Delivery
+from agentflow.engine.records import Place, Record, Records
+from agentflow.engine.runtime import GroupCommit
+from agentflow.errors import Cancelling, Fenced, Revoked, Suspended, Unwinding
+from agentflow.journal.protocol import Journal
+from agentflow.model.runs import Origin, Run
+from agentflow.model.steps import SEQUENCE_BITS, StepRow
+from agentflow.model.waits import Wait
+from agentflow.payloads.codec import Codec
+from agentflow.payloads.digests import Hasher
+from agentflow.settings import Settings
+
+if TYPE_CHECKING:
+    from agentflow.engine.context import Frame
+    from agentflow.engine.effects import Gate
+    from agentflow.engine.futures import TaskFuture, Threads
+    from agentflow.engine.step import Call
+    from agentflow.engine.waiting import Pending
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a run needs from outside: clock, randomness, patience. Injected, so that tests need not wait."""
+
+    settings: Settings
+    clock: Callable[[], float] = time.time
+    sleep: Callable[[float], None] = time.sleep
+    sleep_async: Callable[[float], Awaitable[Any]] = asyncio.sleep
+    random: Callable[[], float] = random.random
+    #: Seconds that a quiet run stays in memory; None = it never leaves (somebody waits for its result).
+    suspend_after: float | None = None
+    #: Asks for signatures before side effects.
+    gate: Gate | None = None
+
+
+@dataclass(slots=True)
+class Tally:
+    """What happened in this life of a run."""
+
+    executed: int = 0
+    reused: int = 0
+    cached: int = 0
+    #: Names of steps whose records were taken over from another branch, under changed code.
+    adopted: list[str] = field(default_factory=list[str])
+
+
+class ActiveRun:
+    """One life of a run."""
+
+    def __init__(
+        self, journal: Journal, run: Run, options: Options, *, rows: list[StepRow], changed: bool = False
+    ) -> None:
+        self.journal = journal
+        self.run = run
+        self.number, self.epoch = run.number, run.epoch
+        self.options = options
+        self.codec = Codec(journal.key, allow_pickle=options.settings.allow_pickle)
+        self.hasher = Hasher(journal.key)
+        #: What earlier lives recorded; None where there is nothing.
+        self.records: Records | None = Records(rows, self.identify) if rows else None
+        self.delivery = Delivery(self.records.order if self.records else ())
+        #: The code differs from the one that wrote the records.
+        self.changed = changed
+        self._base = run.number << SEQUENCE_BITS
+        last = self.records.last if self.records else self._base
+        self._ids = itertools.count(last + 1)
+        #: Why nothing of this run may happen here any more.
+        self.fence: Unwinding | None = None
+        self._revoked = False
+        self.tally = Tally()
+        self.model_spoke = bool(self.records and self.records.spoke)
+        #: Frames of executing bodies.
+        self.bodies: set[Frame] = set()
+        self.pendings: dict[str, Pending] = {}
+        #: Calls of async tasks whose coroutine nobody has started.
+        self.unstarted: dict[Call, Any] = {}
+        self.futures: list[TaskFuture[Any]] = []
+        #: Asyncio tasks of the run, and those that stand for another one.
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.aliases: WeakKeyDictionary[asyncio.Task[Any], Any] = WeakKeyDictionary()
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.group = GroupCommit()
+        self.busy_blocks = 0
+        self.interrupted = False
+        self.lock = threading.Lock()
+        self.threads: Threads | None = None
+        self.log_lines: list[Any] = []
+
+    # -- identity
+    def identify(self, scope: bytes, place: Place) -> bytes:
+        """The digest that stands for the step at `place` of `scope`."""
+        key, branch, occurrence = place
+        return self.hasher.digest(b"%b|%b|%b|%d" % (scope, key, branch, occurrence))
+
+    def next_id(self) -> int:
+        """The id of the next row."""
+        return next(self._ids)
+
+    # -- permission to go on
+    def check(self, frame: Frame) -> None:
+        """Raise what forbids `frame` to do anything; every verb of the engine calls this first."""
+        if self.fence is not None:
+            raise self.fence.__class__(*self.fence.args)
+        if self._revoked:
+            for around in frame.enclosing():
+                if around.revoked:
+                    message = f"{around.policy.name} ran past its timeout; what its thread still does is refused"
+                    raise Revoked(message)
+
+    def revoke(self, frame: Frame) -> None:
+        """Refuse whatever an abandoned attempt still does."""
+        frame.root.revoked = True
+        self._revoked = True
+
+    def stop(self, fence: Unwinding) -> None:
+        """Fence the run and unwind whatever waits in it. Callable from any thread."""
+        if self.fence is None:
+            self.fence = fence
+        for pending in list(self.pendings.values()):
+            pending.wake()
+        loop = self.loop
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._unwind)
+
+    def _unwind(self) -> None:
+        self.delivery.release()
+        for task in list(self.tasks):
+            if not task.done():
+                task.cancel()
+
+    # -- quiet
+    def is_quiet(self) -> bool:
+        """Whether nothing moves but durable waits: only then may the run leave memory."""
+        if not self.pendings or self.busy_blocks or self.fence is not None or self.group.busy:
+            return False
+        if any(pending.is_over for pending in self.pendings.values()) or self.delivery.busy:
+            return False
+        return all(_is_waiting(frame) for frame in list(self.bodies)) and not self._has_timer()
+
+    def _has_timer(self) -> bool:
+        """Whether the loop holds a timer of this run (a timeout, a sleep); where that cannot be seen: yes."""
+        loop = self.loop
+        if loop is None:
+            return False
+        scheduled: list[Any] | None = getattr(loop, "_scheduled", None)
+        if scheduled is None:
+            return True
+        from agentflow.engine.context import CURRENT  # noqa: PLC0415 - context imports this module's types
+
+        for handle in list(scheduled):
+            if handle.cancelled():
+                continue
+            frame = handle._context.get(CURRENT)  # noqa: SLF001 - asyncio has no public way
+            if frame is not None and frame.run is self:
+                return True
+        return False
+
+    @property
+    def is_suspended(self) -> bool:
+        """Whether it left memory to wait."""
+        return isinstance(self.fence, Suspended)
+
+    @property
+    def is_fenced(self) -> bool:
+        """Whether its outcome no longer counts here."""
+        return self.fence is not None and not isinstance(self.fence, Cancelling)
+
+    def lost(self, error: Fenced) -> None:
+        """Somebody else owns the run now."""
+        self.stop(error)
+
+    # -- origin
+    def origins(self) -> frozenset[Origin]:
+        """Who asked for what happens now: everybody who asked for the run, and a model if one has spoken in it."""
+        found = set(self.run.origins)
+        if self.model_spoke:
+            found.add(Origin.MODEL)
+        return frozenset(found)
+
+    def waiting_for(self) -> list[Wait]:
+        """What the run waits for."""
+        return self.journal.list_waits(number=self.number)
+
+
+def _is_waiting(frame: Frame) -> bool:
+    return frame.blocked > 0 if frame.task is None else frame.waits > 0
+
+
+def record_failure(error: BaseException, sequence: int, scope: bytes) -> None:
+    """Remember on an exception which step it came from, so that a retry re-executes the right ones."""
+    try:
+        error.__agentflow_step__ = (sequence, scope)  # pyright: ignore[reportAttributeAccessIssue]
+    except (AttributeError, TypeError):  # an exception with slots; then the whole scope is retried
+        return
+
+
+def culprits(error: BaseException, scope: bytes) -> list[int]:
+    """The steps of `scope` (their sequences) whose exceptions are in `error`'s tree: groups, causes, contexts."""
+    found: set[int] = set()
+    seen: set[int] = set()
+    queue: list[BaseException | None] = [error]
+    while queue:
+        item = queue.pop()
+        if item is None or id(item) in seen:
+            continue
+        seen.add(id(item))
+        mark: tuple[int, bytes] | None = getattr(item, "__agentflow_step__", None)
+        if mark is not None and mark[1] == scope:
+            found.add(mark[0])
+        if isinstance(item, BaseExceptionGroup):
+            queue.extend(item.exceptions)  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
+        queue += [item.__cause__, item.__context__]
+    return sorted(found)
+
+
+__all__ = ["ActiveRun", "Options", "Record", "Tally", "culprits", "record_failure"]

@@ -1,0 +1,91 @@
+"""Names concurrent branches: an asyncio task that user code makes inside a flow is a branch of its frame.
+
+A branch is named by the branch that made it, the coroutine's qualified name and arguments, and which of several equal
+ones it is. A task factory sees each task at its creation, while the arguments are still what they were.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import sys
+from collections.abc import Callable
+from contextvars import Context, copy_context
+from types import CodeType
+from typing import Any
+
+from agentflow.engine.context import CURRENT, Frame
+from agentflow.payloads.digests import canonical
+
+_PLAIN: set[CodeType] = set()
+_WAIT_FOR_MAKES_A_TASK = sys.version_info < (3, 12)
+_FLAGGED = "_agentflow_factory"
+
+
+def own_coroutine(function: Callable[..., Any]) -> None:
+    """Count coroutines of `function` (the engine's own) as calls, not as branches."""
+    _PLAIN.add(function.__code__)
+
+
+def install(loop: asyncio.AbstractEventLoop) -> None:
+    """Have `loop` name the branches of flows; another factory that is set stays in use beneath."""
+    inner = loop.get_task_factory()
+    if getattr(inner, _FLAGGED, False):
+        return
+
+    def factory(loop: asyncio.AbstractEventLoop, coro: Any, *, context: Context | None = None, **options: Any) -> Any:
+        frame = context.get(CURRENT) if context is not None else CURRENT.get()
+        branch: Frame | None = None
+        if frame is not None:
+            context = copy_context() if context is None else context
+            code = getattr(coro, "cr_code", None)
+            if code not in _PLAIN and not (_WAIT_FOR_MAKES_A_TASK and _inside_wait_for()):
+                branch = frame.branched(_name(frame, coro))
+                context.run(CURRENT.set, branch)
+        if inner is None:
+            task = asyncio.Task(coro, loop=loop, context=context, **options)
+        else:
+            task = inner(loop, coro, context=context, **options)
+        if frame is not None:
+            if branch is not None:
+                branch.task = task
+            elif code not in _PLAIN:
+                frame.run.aliases[task] = frame.task
+            frame.run.tasks.add(task)
+            task.add_done_callback(frame.run.tasks.discard, context=_EMPTY)
+        return task
+
+    setattr(factory, _FLAGGED, True)
+    loop.set_task_factory(factory)
+
+
+_EMPTY = Context()
+
+
+def _inside_wait_for() -> bool:
+    """Whether the task is made by ``asyncio.wait_for`` (until 3.11), whose caller does nothing meanwhile."""
+    frame = sys._getframe(2)  # noqa: SLF001 - the only way to see who makes the task
+    for _ in range(4):
+        if frame.f_code is asyncio.wait_for.__code__:
+            return True
+        if frame.f_back is None:
+            return False
+        frame = frame.f_back
+    return False
+
+
+def _name(frame: Frame, coro: Any) -> bytes:  # noqa: ANN401 - a coroutine
+    run = frame.run
+    code: CodeType | None = getattr(coro, "cr_code", None)
+    values: list[Any] = []
+    if code is not None and inspect.getcoroutinestate(coro) == inspect.CORO_CREATED:
+        count = code.co_argcount + code.co_kwonlyargcount
+        count += bool(code.co_flags & inspect.CO_VARARGS) + bool(code.co_flags & inspect.CO_VARKEYWORDS)
+        local = coro.cr_frame.f_locals
+        values = [local.get(name) for name in code.co_varnames[:count]]
+    named = getattr(coro, "__qualname__", type(coro).__qualname__)
+    data, _ = canonical([frame.branch, named, *values])
+    base = run.hasher.digest(data)
+    count = frame.kids.get(base, 0)
+    frame.kids[base] = count + 1
+    return base if not count else run.hasher.digest(base + count.to_bytes(4))

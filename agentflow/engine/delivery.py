@@ -1,0 +1,125 @@
+"""Ordered delivery: replayed values reach their callers in the order in which they were recorded.
+
+Branches of a gather may append what they get to one list; a replay must fill that list in the same order. So a hit waits
+until it is the lowest record that nobody has received; live results and live effects wait until the records are used up.
+After a quiet spell the lowest outstanding one goes first, so that changed code cannot deadlock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Sequence
+
+from agentflow.engine.records import Record
+
+_TURNS = 40
+_NAP = 0.002
+_NAPS = 10
+
+
+class Delivery:
+    """The queue of one run on its event loop. All methods run on that loop, except `expected`."""
+
+    def __init__(self, order: Sequence[Record]) -> None:
+        self.order = order
+        self._next = 0
+        self._heap: list[tuple[int, int, asyncio.Future[None], Record]] = []
+        self._holds: list[asyncio.Future[None]] = []
+        self._pumping = False
+        self._idle = 0
+        self._count = 0
+
+    def expected(self) -> Record | None:
+        """The lowest record that nobody has received."""
+        order, position = self.order, self._next
+        while position < len(order) and order[position].claimed == 2:  # noqa: PLR2004 - see Record
+            position += 1
+        self._next = position
+        return order[position] if position < len(order) else None
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is still to be delivered or released."""
+        return bool(self._heap or self._holds)
+
+    async def deliver(self, loop: asyncio.AbstractEventLoop, record: Record) -> None:
+        """Return when it is `record`'s turn."""
+        turn = loop.create_future()
+        self._count += 1
+        heapq.heappush(self._heap, (record.seq, self._count, turn, record))
+        self._start(loop)
+        await turn
+
+    async def settled(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Return when no record is left to be delivered first."""
+        if self.expected() is not None:
+            turn = loop.create_future()
+            self._holds.append(turn)
+            self._start(loop)
+            await turn
+
+    def release(self) -> None:
+        """Let everybody go (the run is being fenced)."""
+        for turn in self._holds:
+            _resolve(turn)
+        self._holds.clear()
+        while self._heap:
+            _resolve(heapq.heappop(self._heap)[2])
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        if not self._pumping:
+            self._pumping = True
+            self._idle = 0
+            loop.call_soon(self._pump, loop)
+
+    def _pump(self, loop: asyncio.AbstractEventLoop) -> None:
+        patient = self._idle <= _TURNS + _NAPS
+        if self._heap:
+            moved = self._hand_out(patient=patient)
+        else:
+            moved = False
+            if self._holds and (self.expected() is None or not patient):
+                for turn in self._holds:
+                    _resolve(turn)
+                self._holds.clear()
+        if not self._heap and not self._holds:
+            self._pumping = False
+            return
+        self._idle = 0 if moved else self._idle + 1
+        if self._idle > _TURNS:
+            loop.call_later(_NAP, self._pump, loop)
+        else:
+            loop.call_soon(self._pump, loop)
+
+    def _hand_out(self, *, patient: bool) -> bool:
+        """Deliver the next batch: what was committed together goes together, when all of it has been asked for."""
+        expected = self.expected()
+        lowest = self._heap[0][3]
+        count = 1
+        if expected is lowest:
+            batch = [record for record in self._batch(lowest.batch) if record.claimed != 2]  # noqa: PLR2004
+            asked = sum(record.claimed == 1 for record in batch)
+            if asked < len(batch) and patient:
+                return False
+            count = asked or 1
+        elif patient and expected is not None and expected.seq < lowest.seq:
+            return False
+        for _ in range(min(count, len(self._heap))):
+            _, _, turn, record = heapq.heappop(self._heap)
+            record.claimed = 2
+            _resolve(turn)
+        return True
+
+    def _batch(self, batch: int) -> list[Record]:
+        found: list[Record] = []
+        for position in range(self._next, len(self.order)):
+            if self.order[position].batch != batch:
+                break
+            found.append(self.order[position])
+        return found
+
+
+def _resolve(turn: asyncio.Future[None]) -> None:
+    if not turn.done():
+        turn.set_result(None)

@@ -1,0 +1,273 @@
+"""Side effects: their order on replay (E1-E5), the signature before them, and their three ends.
+
+done, not done, unknown. Unknown is final until a person says what happened; nothing here repeats it by itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pydantic_core import to_jsonable_python
+
+from agentflow.engine.records import Place, Record
+from agentflow.engine.waiting import wait_durably, wait_id
+from agentflow.errors import ApprovalDenied, DivergenceError, InDoubtError
+from agentflow.model.runs import Origin
+from agentflow.model.waits import Verdict, Wait, WaitKind, binding
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agentflow.engine.active import ActiveRun
+    from agentflow.engine.context import Frame
+    from agentflow.engine.policy import ApprovalRule
+    from agentflow.engine.runtime import Runtime
+    from agentflow.engine.step import Call
+
+_HOLD_LOOKS = 20
+_HOLD_NAP = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class EffectRequest:
+    """A side effect that is about to happen, as the gate sees it."""
+
+    tool: str
+    description: str
+    #: JSON of the proposed arguments by name.
+    arguments: dict[str, Any]
+    schema: dict[str, Any]
+    origins: frozenset[Origin]
+    rule: ApprovalRule
+    run_id: str
+    flow: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What the gate wants signed."""
+
+    question: dict[str, Any]
+    #: Digest of the policy that asks.
+    policy: str
+    #: Seconds until the request expires; None = never.
+    expires: float | None
+
+
+class Gate(Protocol):
+    """Decides whether a person has to sign an effect."""
+
+    def ask(self, request: EffectRequest) -> Ask | None:
+        """The question to put before a person, or None to let it pass."""
+        ...
+
+
+@dataclass(slots=True)
+class Permission:
+    """How an effect may start."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    #: JSON of the arguments that will be executed.
+    executed: dict[str, Any]
+    #: The wait whose decision allows it, consumed with the start; "" = nobody had to be asked.
+    wait_id: str = ""
+    edited: bool = False
+    #: The signature was consumed by an earlier attempt, which certainly did nothing.
+    again: bool = False
+
+
+def json_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments as a person sees them: JSON, secrets masked, what JSON does not know as text."""
+    return to_jsonable_python(arguments, fallback=lambda value: f"<{type(value).__qualname__}>", inf_nan_mode="strings")
+
+
+# -- order (E1-E4)
+
+
+def unexpected(frame: Frame, place: Place) -> Record | None:
+    """Count an effect in its branch, and return the recorded one at that position if it is another one (E1)."""
+    if place[1] != frame.branch:
+        return None  # a branch of its own: it has no neighbours
+    position = frame.effects
+    frame.effects += 1
+    records = frame.stable_records()
+    if records is None or frame.loose:
+        return None
+    recorded = records.effects.get(frame.branch, {}).get(position)
+    return None if recorded is None or recorded == place else records.index.get(recorded)
+
+
+async def keep_order(call: Call, place: Place, record: Record | None, rt: Runtime) -> None:
+    """Stop before an effect that the journal does not know at this place, and let a person decide."""
+    frame = call.frame
+    other = unexpected(frame, place)
+    loosened = frame
+    for body in frame.enclosing():  # E4: a step that contains an effect counts as one
+        if other is not None or body.parent is None or body.counted:
+            break
+        body.counted = True
+        loosened = body.parent
+        other = unexpected(loosened, body.place)
+    if other is None and record is None and call.run.changed:
+        other = await _unclaimed(call, rt)
+    if other is not None:
+        await diverge(call, place, other, rt)
+        loosened.loose = True  # a person has seen that this branch is another one now
+
+
+async def _unclaimed(call: Call, rt: Runtime) -> Record | None:
+    """E3: under changed code, a recorded effect of that name that nobody has asked for, after a grace."""
+    records = call.frame.stable_records()
+    if records is None:
+        return None
+    for _ in range(_HOLD_LOOKS):
+        others = [
+            record
+            for record in records.index.values()
+            if record.effect and record.name == call.policy.name and not record.claimed
+        ]
+        if not others:
+            return None
+        await rt.pause(call.run, _HOLD_NAP)
+    return others[0]
+
+
+async def diverge(call: Call, place: Place, other: Record, rt: Runtime) -> None:
+    """Ask a person whether to go on; raises `DivergenceError` where the answer is no."""
+    proposed = json_arguments(call.arguments())
+    question = {
+        "message": f"the code now asks for {call.policy.name}, where the journal recorded another side effect",
+        "asked": {"tool": call.policy.name, "arguments": proposed},
+        "recorded": {"tool": other.name, "arguments": other.details().get("arguments"), "end": other.event},
+    }
+    decided = await ask(call, WaitKind.DIVERGENCE, place, question, rt)
+    verdict = decided.decision and decided.decision.verdict
+    call.answered.append(decided.id)
+    if verdict is not Verdict.CONTINUE:
+        message = f"{call.policy.name} {proposed} differs from the recorded {question['recorded']}"
+        raise DivergenceError(message)
+
+
+async def ask(  # noqa: PLR0913 - the parts of a question
+    call: Call,
+    kind: WaitKind,
+    place: Place,
+    question: dict[str, Any],
+    rt: Runtime,
+    *,
+    count: int = 0,
+    policy: str = "",
+    expires: float | None = None,
+) -> Wait:
+    """Put a question before a person and wait for the answer."""
+    run, frame = call.run, call.frame
+    now = run.options.clock()
+    proposed = json_arguments(call.arguments())
+    wait = Wait(
+        id=wait_id(run, kind, frame.stable, place, count),
+        run=run.number,
+        run_id=run.run.id,
+        flow=run.run.flow,
+        step=run.identify(frame.stable, place).hex(),
+        kind=kind,
+        name=call.policy.name,
+        question={**question, "arguments": proposed},
+        schema=call.policy.schema() if call.policy.schema is not None else {},
+        digest=binding(call.policy.name, proposed),
+        policy=policy,
+        opened=now,
+        due=None if expires is None else now + expires,
+    )
+    return await wait_durably(run, frame, wait, rt, inline=not call.own)
+
+
+# -- permission (R5, R14)
+
+
+async def permit(call: Call, place: Place, record: Record | None, rt: Runtime) -> Permission:
+    """Get whatever signature the effect needs; raises `ApprovalDenied`."""
+    run, policy = call.run, call.policy
+    arguments = call.arguments()
+    proposed = json_arguments(arguments)
+    free = Permission(call.args, call.kwargs, proposed)
+    gate = run.options.gate
+    request = EffectRequest(
+        tool=policy.name,
+        description=policy.description,
+        arguments=proposed,
+        schema=policy.schema() if policy.schema is not None else {},
+        origins=run.origins(),
+        rule=policy.approval,
+        run_id=run.run.id,
+        flow=run.run.flow,
+    )
+    # inside another effect, the signature on that one covers it
+    wanted = gate.ask(request) if gate is not None and not call.frame.in_effect else None
+    if wanted is None:
+        return free
+    signed = record is not None and record.event in ("not_done", "attempt", "intent", "unknown")
+    decided = await ask(
+        call, WaitKind.APPROVAL, place, wanted.question, rt, policy=wanted.policy, expires=wanted.expires
+    )
+    decision = decided.decision
+    if decision is None or decision.verdict is not Verdict.APPROVED:
+        call.answered.append(decided.id)
+        elapsed = decision is not None and decision.verdict is Verdict.ELAPSED
+        raise ApprovalDenied(policy.name, "nobody decided in time" if elapsed else (decision.reason if decision else ""))
+    permission = replace(free, wait_id=decided.id, again=signed and decided.consumed is not None)
+    if decision.answer is not None and decision.answer != proposed:
+        edited = policy.validate(decision.answer) if policy.validate is not None else decision.answer
+        permission.args, permission.kwargs = call.rebind(edited)
+        permission.executed, permission.edited = json_arguments(edited), True
+    return permission
+
+
+@dataclass(slots=True)
+class Verdicts:
+    """What a person said of an effect in doubt."""
+
+    happened: bool
+    value: Any = None
+    wait_id: str = ""
+
+
+async def resolve_doubt(
+    call: Call, place: Place, record: Record, rt: Runtime, read: Callable[[Any], Any]
+) -> Verdicts:
+    """Ask what became of an effect that started and has no known end; raises `InDoubtError` for "fail"."""
+    details = record.details()
+    question = {
+        "message": f"{call.policy.name} was started and nobody knows whether it happened",
+        "started": details.get("started_at"),
+        "executed": details.get("arguments"),
+        "evidence": details.get("error", "its process died before it ended"),
+    }
+    decided = await ask(call, WaitKind.IN_DOUBT, place, question, rt, count=record.attempts + details.get("tries", 0))
+    decision = decided.decision
+    if decision is not None and decision.verdict is Verdict.HAPPENED:
+        call.answered.append(decided.id)
+        return Verdicts(happened=True, value=read(decision.answer))
+    if decision is not None and decision.verdict is Verdict.RUN_AGAIN:
+        return Verdicts(happened=False, wait_id=decided.id)
+    call.answered.append(decided.id)
+    message = f"{call.policy.name} was in doubt, and {decision.actor if decision else 'somebody'} said: fail"
+    raise InDoubtError(message)
+
+
+def intent_commit(call: Call, rt: Runtime, row: Any, permission: Permission) -> Any:  # noqa: ANN401 - an awaitable
+    """Commit the intent durably, consuming the signature in the same transaction."""
+    run: ActiveRun = call.run
+    return rt.blocking(
+        partial(
+            run.journal.start_effect,
+            run.number,
+            run.epoch,
+            row,
+            wait_id=permission.wait_id,
+            digest=binding(call.policy.name, permission.executed) if permission.wait_id else "",
+            again=permission.again,
+        )
+    )

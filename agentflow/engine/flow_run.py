@@ -1,0 +1,264 @@
+"""One life of a run, from the claim to its end, its eviction or its loss."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from agentflow.engine import branches
+from agentflow.engine.active import ActiveRun, Tally, culprits
+from agentflow.engine.attempts import hand_on
+from agentflow.engine.context import CURRENT, Frame
+from agentflow.engine.futures import unlooked
+from agentflow.engine.logs import flush_logs, run_log
+from agentflow.engine.records import ROOT, attempt_scope
+from agentflow.engine.runtime import INLINE, LOOP, Inline, Loop, Overdue, drive
+from agentflow.engine.step import end_row, note_unwinding, Call
+from agentflow.engine.waiting import waiting_message, waker_of
+from agentflow.errors import (
+    Cancelling,
+    Fenced,
+    NotAwaitedError,
+    RunCancelled,
+    Suspended,
+    TaskTimeoutError,
+    Unwinding,
+)
+from agentflow.model.states import StateType
+from agentflow.model.waits import Wait
+from agentflow.payloads.failures import encode_failure
+
+if TYPE_CHECKING:
+    from agentflow.engine.policy import StepPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one life of a run ended."""
+
+    run_id: str
+    state: StateType
+    value: Any = None
+    error: BaseException | None = None
+    tally: Tally = field(default_factory=Tally)
+    waiting_for: tuple[Wait, ...] = ()
+    #: Recorded side effects that this life never asked for (E5).
+    unclaimed: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Body:
+    """What is to be run: the flow's function with its arguments, and its options."""
+
+    policy: StepPolicy
+    fn: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    is_async: bool
+
+
+def run_blocking(active: ActiveRun, body: Body) -> Outcome:
+    """Run a life to its end in this thread. An async flow gets an event loop of its own."""
+    if body.is_async:
+        return asyncio.run(run_on_loop(active, body))
+    waker_of(active.journal).add(active)
+    context = copy_context()
+    return context.run(lambda: drive(_live(active, body, INLINE)))
+
+
+async def run_on_loop(active: ActiveRun, body: Body) -> Outcome:
+    """Run a life of an async flow as a task of the running loop."""
+    loop = asyncio.get_running_loop()
+    branches.install(loop)
+    active.loop = loop
+    waker_of(active.journal).add(active)
+    task = loop.create_task(_live(active, body, LOOP), context=_without_frame())
+    active.tasks.add(task)
+    task.add_done_callback(active.tasks.discard)
+    while True:
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled() or active.fence is not None:
+                raise
+            task.cancel()
+            active.interrupted = True
+
+
+def _without_frame() -> Context:
+    context = copy_context()
+    context.run(CURRENT.set, None)
+    return context
+
+
+async def _live(active: ActiveRun, body: Body, rt: Inline | Loop) -> Outcome:
+    value: Any = None
+    error: BaseException | None = None
+    try:
+        value = await _attempts(active, body, rt)
+    except BaseException as raised:  # noqa: BLE001 - told apart in _end
+        error = raised
+    try:
+        return await _end(active, body, value, error, rt)
+    finally:
+        waker_of(active.journal).remove(active)
+
+
+async def _attempts(active: ActiveRun, body: Body, rt: Inline | Loop) -> Any:  # noqa: ANN401 - the flow's value
+    policy = body.policy
+    root = active.records.root if active.records is not None else None
+    attempt = root.attempts if root is not None else 0
+    while True:
+        frame = Frame(active, None, policy, (ROOT, ROOT, 0), attempt, rt.task())
+        frame.t0 = active.options.clock()
+        first = active.next_id()
+        token = CURRENT.set(frame)
+        if frame.task is None:
+            active.bodies.add(frame)
+        try:
+            value = await _body(body, frame, rt)
+            return await _settle(active, frame, value, rt)
+        except Exception as error:
+            active.check(frame)
+            if attempt >= policy.retries:
+                raise
+            await _retry(active, frame, error, attempt, first, rt)
+            attempt += 1
+        finally:
+            CURRENT.reset(token)
+            active.bodies.discard(frame)
+
+
+async def _body(body: Body, frame: Frame, rt: Inline | Loop) -> Any:  # noqa: ANN401 - the flow's value
+    try:
+        if body.policy.timeout_seconds is not None:
+            return await rt.timed(body.policy.timeout_seconds, body.fn, body.args, body.kwargs, frame)
+        return await rt.call(body.fn, body.args, body.kwargs)
+    except Overdue:
+        raise TaskTimeoutError(body.policy.name, body.policy.timeout_seconds or 0.0) from None
+
+
+async def _settle(active: ActiveRun, frame: Frame, value: Any, rt: Inline | Loop) -> Any:  # noqa: ANN401
+    """What must be over before a flow has ended: futures, un-awaited calls."""
+    active.check(frame)
+    if active.futures:
+        for future in active.futures:
+            if isinstance(rt, Loop):
+                while not future.done():
+                    await asyncio.wait([asyncio.wrap_future(future.inner)])
+            else:
+                future.wait()
+        active.check(frame)
+        failure = unlooked(active.futures)
+        if failure is not None:
+            raise failure
+    forgotten: list[str] = []
+    for call, coroutine in list(active.unstarted.items()):
+        if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+            forgotten.append(call.policy.name)
+            coroutine.close()
+    active.unstarted.clear()
+    if forgotten:
+        raise NotAwaitedError(forgotten)
+    return value
+
+
+async def _retry(  # noqa: PLR0913 - the parts of an attempt
+    active: ActiveRun, frame: Frame, error: Exception, attempt: int, first: int, rt: Inline | Loop
+) -> None:
+    policy = frame.policy
+    delay = policy.delay_before(attempt + 1, active.options.random())
+    guilty = culprits(error, frame.scope)
+    data, _ = encode_failure(active.codec, error)
+    call = Call(frame, policy, ROOT, _nothing, (), {}, dict, lambda _: ((), {}))
+    row = end_row(
+        call, frame, "attempt", data, {"due": active.options.clock() + delay, "culprits": guilty}, attempt=attempt, scope=ROOT
+    )
+    await rt.commit(active, [row])
+    if guilty:
+        hand_on(active, frame.scope, attempt_scope(active.identify, ROOT, attempt + 1), guilty, first)
+    active.futures.clear()
+    run_log(active, f"{policy.name} failed ({error!r}); attempt {attempt + 2} follows in {delay:g} s")
+    await rt.pause(active, delay)
+
+
+def _nothing() -> None:
+    return
+
+
+async def _end(  # noqa: C901 - the ways a life can end
+    active: ActiveRun, body: Body, value: Any, error: BaseException | None, rt: Inline | Loop  # noqa: ANN401
+) -> Outcome:
+    """Record how the life ended, once, and give the run back."""
+    if isinstance(error, Unwinding):
+        note_unwinding(active, error)
+    fence = active.fence
+    flush_logs(active)
+    if isinstance(fence, Suspended):
+        return await _suspended(active, rt)
+    if fence is not None and not isinstance(fence, Cancelling):
+        if not isinstance(fence, Fenced):
+            await rt.blocking(lambda: _give_back(active))
+        raise fence
+    if isinstance(fence, Cancelling):
+        error = RunCancelled(str(fence))
+        state = StateType.CANCELLED
+    elif error is None:
+        state = StateType.COMPLETED
+    elif isinstance(error, Exception):
+        state = StateType.FAILED
+    else:
+        await rt.blocking(lambda: _give_back(active))  # interrupted: somebody resumes it later
+        raise error
+    data: bytes | None = None
+    failure: bytes | None = None
+    if state is StateType.COMPLETED:
+        try:
+            data, value = active.codec.round_trip(value)
+        except Exception as broken:  # noqa: BLE001 - the flow's result cannot be stored
+            state, error = StateType.FAILED, broken
+    if error is not None:
+        failure, error = encode_failure(active.codec, error)
+    message = "" if error is None else f"{type(error).__name__}: {error}"
+
+    def finish() -> None:
+        active.journal.set_state(
+            active.number, active.epoch, state, message=message[:500], result=data, error=failure
+        )
+        active.journal.release_run(active.run)
+
+    await rt.blocking(finish)
+    return Outcome(
+        active.run.id,
+        state,
+        value if state is StateType.COMPLETED else None,
+        error,
+        active.tally,
+        unclaimed=_unclaimed(active),
+    )
+
+
+async def _suspended(active: ActiveRun, rt: Inline | Loop) -> Outcome:
+    waits = active.waiting_for()
+
+    def leave() -> None:
+        active.journal.set_state(active.number, active.epoch, StateType.PAUSED, message=waiting_message(waits))
+        active.journal.release_run(active.run)
+
+    await rt.blocking(leave)
+    return Outcome(active.run.id, StateType.PAUSED, None, None, active.tally, tuple(waits))
+
+
+def _give_back(active: ActiveRun) -> None:
+    active.journal.release_run(active.run)
+
+
+def _unclaimed(active: ActiveRun) -> tuple[str, ...]:
+    """Recorded effects that this life never asked for: listed, never dropped silently."""
+    return tuple(
+        record.name for record in active.delivery.order if record.effect and not record.claimed and record.kind != "flow"
+    )

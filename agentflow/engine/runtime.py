@@ -1,0 +1,330 @@
+"""The two ways to run the engine's coroutines: `Inline` in the caller's thread, `Loop` on the caller's event loop.
+
+Everything that differs between the colours is here; the engine itself is written once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+
+from agentflow.engine.context import CURRENT, Frame
+from agentflow.errors import ColourError, Unwinding
+
+if TYPE_CHECKING:
+    from agentflow.engine.active import ActiveRun
+    from agentflow.engine.records import Record
+    from agentflow.engine.waiting import Pending
+    from agentflow.model.steps import StepRow
+
+T = TypeVar("T")
+
+
+def drive(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine of the engine to its end in this thread; nothing in it may suspend."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return cast("T", stop.value)
+    coroutine.close()
+    message = "the blocking engine was suspended: an await bypassed the runtime"
+    raise RuntimeError(message)
+
+
+class Runtime(Protocol):
+    """What the engine needs of a colour."""
+
+    async def deliver(self, run: ActiveRun, record: Record) -> None:
+        """Return when it is the record's turn."""
+        ...
+
+    async def settled(self, run: ActiveRun) -> None:
+        """Return when nothing recorded has to be delivered first."""
+        ...
+
+    async def commit(self, run: ActiveRun, rows: list[StepRow]) -> None:
+        """Commit rows so that they survive the process."""
+        ...
+
+    async def blocking(self, function: Callable[[], T]) -> T:
+        """Do something that blocks for long (a durable commit)."""
+        ...
+
+    async def call(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
+        """Call the user's function."""
+        ...
+
+    async def shielded(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
+        """Call the user's function to its end, whatever happens to the caller."""
+        ...
+
+    async def timed(
+        self, seconds: float, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], frame: Frame
+    ) -> Any:  # noqa: ANN401
+        """Call the user's function; raises `Overdue` when time is up."""
+        ...
+
+    async def pause(self, run: ActiveRun, seconds: float) -> None:
+        """Let time pass."""
+        ...
+
+    async def park(self, pending: Pending) -> None:
+        """Block until the wait is over; raises what fenced the run meanwhile."""
+        ...
+
+    def is_inline(self, frame: Frame) -> bool:
+        """Whether the call runs in the branch that made it."""
+        ...
+
+    def task(self) -> Any:  # noqa: ANN401
+        """The asyncio task in which a body runs; None in a plain thread."""
+        ...
+
+
+class Overdue(Exception):  # noqa: N818 - internal signal, never leaves the engine
+    """Time is up."""
+
+
+class Inline:
+    """The caller's own thread."""
+
+    async def deliver(self, run: ActiveRun, record: Record) -> None:
+        del run
+        record.claimed = 2
+
+    async def settled(self, run: ActiveRun) -> None:
+        del run
+
+    async def commit(self, run: ActiveRun, rows: list[StepRow]) -> None:
+        run.journal.append(run.number, run.epoch, rows)
+
+    async def blocking(self, function: Callable[[], T]) -> T:
+        return function()
+
+    async def call(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
+        return function(*args, **kwargs)
+
+    async def shielded(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
+        return function(*args, **kwargs)
+
+    async def timed(
+        self, seconds: float, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], frame: Frame
+    ) -> Any:  # noqa: ANN401
+        """The thread is abandoned when time is up, never killed: its attempt is revoked, its late doings are refused."""
+        box: list[tuple[bool, Any]] = []
+        context = copy_context()
+
+        def target() -> None:
+            try:
+                box.append((True, context.run(function, *args, **kwargs)))
+            except BaseException as error:  # noqa: BLE001 - handed to the caller
+                box.append((False, error))
+
+        thread = threading.Thread(target=target, name=f"agentflow-{frame.policy.name}", daemon=True)
+        thread.start()
+        thread.join(seconds)
+        if not box:
+            frame.run.revoke(frame)
+            raise Overdue
+        succeeded, value = box[0]
+        if succeeded:
+            return value
+        raise value
+
+    async def pause(self, run: ActiveRun, seconds: float) -> None:
+        run.options.sleep(seconds)
+
+    async def park(self, pending: Pending) -> None:
+        if asyncio._get_running_loop() is not None:  # noqa: SLF001 - cheap, and None in a plain thread
+            message = (
+                f"{pending.wait.name!r} would block this thread's event loop; "
+                "await it, or call the task through `.submit(...)` and await that"
+            )
+            raise ColourError(message)
+        pending.block()
+
+    def is_inline(self, frame: Frame) -> bool:
+        return frame.task is None or frame.task is _current_task()
+
+    def task(self) -> Any:  # noqa: ANN401
+        return _current_task()
+
+
+class Loop:
+    """The caller's event loop."""
+
+    async def deliver(self, run: ActiveRun, record: Record) -> None:
+        if len(run.tasks) <= 1:
+            record.claimed = 2
+        else:
+            await run.delivery.deliver(asyncio.get_running_loop(), record)
+
+    async def settled(self, run: ActiveRun) -> None:
+        if run.records is not None and len(run.tasks) > 1:
+            await run.delivery.settled(asyncio.get_running_loop())
+
+    async def commit(self, run: ActiveRun, rows: list[StepRow]) -> None:
+        if len(run.tasks) <= 1 and not run.group.waiting:
+            if not run.journal.try_append(run.number, run.epoch, rows):
+                await self.blocking(partial(run.journal.append, run.number, run.epoch, rows))
+        else:
+            await run.group.commit(run, rows)
+
+    async def blocking(self, function: Callable[[], T]) -> T:
+        hop = asyncio.get_running_loop().run_in_executor(writer(), function)
+        return await finish(hop)
+
+    async def call(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
+        return await function(*args, **kwargs)
+
+    async def shielded(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
+        frame = CURRENT.get()
+        task = asyncio.ensure_future(_in_frame(frame, function, args, kwargs))
+        return await finish(task)
+
+    async def timed(
+        self, seconds: float, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], frame: Frame
+    ) -> Any:  # noqa: ANN401
+        del frame
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                return await function(*args, **kwargs)
+        except TimeoutError:
+            if limit.expired():
+                raise Overdue from None
+            raise
+
+    async def pause(self, run: ActiveRun, seconds: float) -> None:
+        await run.options.sleep_async(seconds)
+
+    async def park(self, pending: Pending) -> None:
+        await pending.arrive()
+
+    def is_inline(self, frame: Frame) -> bool:
+        task = asyncio.current_task()
+        return frame.task is task or frame.run.aliases.get(cast("Any", task)) is frame.task
+
+    def task(self) -> Any:  # noqa: ANN401
+        return asyncio.current_task()
+
+
+async def _in_frame(
+    frame: Frame | None, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+) -> Any:  # noqa: ANN401
+    if frame is not None:
+        frame.task = asyncio.current_task()
+    return await function(*args, **kwargs)
+
+
+async def finish(future: asyncio.Future[T]) -> T:
+    """Await `future` to its end even if the awaiting task is cancelled; the cancellation is raised afterwards."""
+    cancelled: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.shield(future)
+        except asyncio.CancelledError as error:
+            if future.cancelled():
+                raise
+            cancelled = error
+        except BaseException:  # noqa: BLE001 - read from the future below
+            break
+    if cancelled is not None:
+        if future.exception() is not None and isinstance(future.exception(), Unwinding):
+            return future.result()
+        raise Interrupted(future) from cancelled
+    return future.result()
+
+
+class Interrupted(asyncio.CancelledError):
+    """The awaiting task was cancelled while something ran to its end; `outcome` says what became of it."""
+
+    def __init__(self, outcome: asyncio.Future[Any]) -> None:
+        super().__init__()
+        self.outcome = outcome
+
+
+class GroupCommit:
+    """Rows of one run that finish in one turn of the loop are committed together."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[list[StepRow], asyncio.Future[None]]] = []
+        self._flushing = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether rows are on their way."""
+        return bool(self.waiting) or self._flushing
+
+    async def commit(self, run: ActiveRun, rows: list[StepRow]) -> None:
+        """Return when the rows are committed."""
+        loop = asyncio.get_running_loop()
+        turn = loop.create_future()
+        if not self.waiting and not self._flushing:
+            loop.call_soon(self._flush, run, loop)
+        self.waiting.append((rows, turn))
+        await finish(turn)
+
+    def _flush(self, run: ActiveRun, loop: asyncio.AbstractEventLoop) -> None:
+        batch, self.waiting = self.waiting, []
+        rows = [row for group, _ in batch for row in group]
+        if len(rows) > 1:
+            first = rows[0].id
+            rows = [row._replace(batch=first) for row in rows]
+        try:
+            done = run.journal.try_append(run.number, run.epoch, rows)
+        except BaseException as error:  # noqa: BLE001 - handed to everybody who waits
+            _tell(batch, error)
+            return
+        if done:
+            _tell(batch, None)
+            return
+        self._flushing = True
+        hop = loop.run_in_executor(writer(), run.journal.append, run.number, run.epoch, rows)
+        hop.add_done_callback(lambda hop: self._landed(run, loop, batch, hop))
+
+    def _landed(
+        self,
+        run: ActiveRun,
+        loop: asyncio.AbstractEventLoop,
+        batch: list[tuple[list[StepRow], asyncio.Future[None]]],
+        hop: asyncio.Future[None],
+    ) -> None:
+        self._flushing = False
+        _tell(batch, hop.exception())
+        if self.waiting:
+            loop.call_soon(self._flush, run, loop)
+
+
+def _tell(batch: list[tuple[list[StepRow], asyncio.Future[None]]], error: BaseException | None) -> None:
+    for _, turn in batch:
+        if turn.done():
+            continue
+        if error is None:
+            turn.set_result(None)
+        else:
+            turn.set_exception(error)
+
+
+def _current_task() -> Any:  # noqa: ANN401 - an asyncio task or None
+    return asyncio.current_task() if asyncio._get_running_loop() is not None else None  # noqa: SLF001
+
+
+_writer: ThreadPoolExecutor | None = None
+
+
+def writer() -> ThreadPoolExecutor:
+    """The thread on which event loops have their durable commits made."""
+    global _writer  # noqa: PLW0603 - one per process, made at first use
+    if _writer is None:
+        _writer = ThreadPoolExecutor(4, thread_name_prefix="agentflow-writer")
+    return _writer
+
+
+INLINE = Inline()
+LOOP = Loop()

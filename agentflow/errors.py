@@ -1,0 +1,200 @@
+"""Every error that agentflow raises, in one tree; a class's docstring says what it means, its message what to do next.
+
+Control flow that must not be swallowed by ``except Exception`` (suspension, a lost claim, an unreadable record)
+derives from `Unwinding`, a ``BaseException``; everything else from `AgentflowError`.
+Nothing but exception classes belongs here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class AgentflowError(Exception):
+    """The root of all ordinary errors of agentflow."""
+
+
+class UsageError(AgentflowError):
+    """Something was asked for in a way that cannot work; the command line answers it with exit code 2."""
+
+
+class DefinitionError(UsageError):
+    """A flow or task is declared with options that contradict each other."""
+
+
+class ParameterError(UsageError):
+    """The arguments of a flow do not fit its signature; no run was made."""
+
+
+class FlowNotFoundError(UsageError):
+    """No flow of that name could be found where it was looked for."""
+
+
+class RunNotFoundError(UsageError):
+    """The journal holds no run of that id."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"no run {run_id!r}; `agentflow runs ls` lists the runs of this journal")
+        self.run_id = run_id
+
+    def __reduce__(self) -> tuple[type[RunNotFoundError], tuple[str]]:
+        return type(self), (self.run_id,)
+
+
+class RunFinishedError(UsageError):
+    """The run has already ended, so it cannot be resumed, cancelled or decided about."""
+
+    def __init__(self, run_id: str, state: str) -> None:
+        super().__init__(f"run {run_id} has already ended ({state}); start a new run instead")
+        self.run_id, self.state = run_id, state
+
+    def __reduce__(self) -> tuple[type[RunFinishedError], tuple[str, str]]:
+        return type(self), (self.run_id, self.state)
+
+
+class RunOwnedError(UsageError):
+    """Another live process owns the run."""
+
+    def __init__(self, run_id: str, owner: str) -> None:
+        super().__init__(
+            f"run {run_id} is owned by {owner}, which is alive; wait for it, stop it, or use --take-over"
+        )
+        self.run_id, self.owner = run_id, owner
+
+    def __reduce__(self) -> tuple[type[RunOwnedError], tuple[str, str]]:
+        return type(self), (self.run_id, self.owner)
+
+
+class WaitNotFoundError(UsageError):
+    """The journal holds no approval or other question of that id."""
+
+    def __init__(self, wait_id: str) -> None:
+        super().__init__(f"nothing waits under the id {wait_id!r}; `agentflow approvals ls` lists what waits")
+        self.wait_id = wait_id
+
+    def __reduce__(self) -> tuple[type[WaitNotFoundError], tuple[str]]:
+        return type(self), (self.wait_id,)
+
+
+class DecisionRefusedError(UsageError):
+    """A decision was not accepted: already decided, expired, wrong form, or not from a person's channel."""
+
+
+class JournalOpenError(UsageError):
+    """The journal cannot be opened: a newer schema, a read-only folder, a file that is no database."""
+
+
+class CodecError(AgentflowError):
+    """A value cannot be stored and read back unchanged; the message names the ways out."""
+
+
+class StepFailed(AgentflowError):  # noqa: N818 - stands in for a user's exception, named like Prefect's FailedRun
+    """A step failed with an exception that cannot be rebuilt from the journal; carries its type and text."""
+
+    def __init__(self, type_name: str, text: str) -> None:
+        super().__init__(f"{type_name}: {text}")
+        self.type_name, self.text = type_name, text
+
+    def __reduce__(self) -> tuple[type[StepFailed], tuple[str, str]]:
+        return type(self), (self.type_name, self.text)
+
+
+class NotDone(AgentflowError):  # noqa: N818 - reads as the statement it makes: ``raise NotDone("no connection")``
+    """Raised by an effect's body to say: the side effect certainly did not happen."""
+
+
+class ApprovalDenied(AgentflowError):  # noqa: N818 - an outcome, not a defect
+    """A person (or an expiry) refused a side effect; `reason` says why."""
+
+    def __init__(self, tool: str, reason: str = "") -> None:
+        super().__init__(f"{tool} was denied" + (f": {reason}" if reason else ""))
+        self.tool, self.reason = tool, reason
+
+    def __reduce__(self) -> tuple[type[ApprovalDenied], tuple[str, str]]:
+        return type(self), (self.tool, self.reason)
+
+
+class DivergenceError(AgentflowError):
+    """The code asks for another side effect than the journal recorded at this place, and a person said: fail."""
+
+
+class InDoubtError(AgentflowError):
+    """A side effect had an unknown end, and a person said: fail."""
+
+
+class TaskTimeoutError(AgentflowError, TimeoutError):
+    """A task or flow ran past its `timeout_seconds`."""
+
+    def __init__(self, name: str, seconds: float) -> None:
+        super().__init__(f"{name} ran past its timeout of {seconds:g} s")
+        self.name, self.seconds = name, seconds
+
+    def __reduce__(self) -> tuple[type[TaskTimeoutError], tuple[str, float]]:
+        return type(self), (self.name, self.seconds)
+
+
+class WaitTimeoutError(AgentflowError, TimeoutError):
+    """A durable wait was not answered within its timeout."""
+
+    def __init__(self, name: str, seconds: float) -> None:
+        super().__init__(f"nobody answered {name!r} within {seconds:g} s")
+        self.name, self.seconds = name, seconds
+
+    def __reduce__(self) -> tuple[type[WaitTimeoutError], tuple[str, float]]:
+        return type(self), (self.name, self.seconds)
+
+
+class MissingContextError(AgentflowError, RuntimeError):
+    """A call that only makes sense inside a flow was made outside of one."""
+
+
+class ColourError(AgentflowError, RuntimeError):
+    """A blocking call was made on a thread whose event loop is running; the message names the awaitable way."""
+
+
+class NotAwaitedError(AgentflowError):
+    """A flow ended although tasks or waits that it had called were never awaited."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(
+            f"called but never awaited: {', '.join(names)}; use `await` (or `.result()` in a sync flow)"
+        )
+        self.names = tuple(names)
+
+    def __reduce__(self) -> tuple[type[NotAwaitedError], tuple[tuple[str, ...]]]:
+        return type(self), (self.names,)
+
+
+class RunCancelled(AgentflowError):  # noqa: N818 - an outcome, not a defect
+    """The run was cancelled by somebody outside of it."""
+
+
+class Unwinding(BaseException):
+    """Unwinds a run's stack without being an outcome of it; user code that swallows it changes nothing."""
+
+
+class Suspended(Unwinding):
+    """The run left memory while it waits; it continues by replay when its wait is over."""
+
+
+class Fenced(Unwinding):
+    """This process no longer owns the run: another one claimed it, and every write from here is refused."""
+
+
+class Cancelling(Unwinding):
+    """The run was asked to stop; its steps refuse to start."""
+
+
+class Revoked(Unwinding):
+    """The attempt that makes this call was given up (it timed out), so its late doings are refused."""
+
+
+class CorruptRecord(Unwinding):
+    """A recorded value cannot be read back; the run stops instead of running the step again."""
+
+
+class JournalUnavailable(Unwinding):
+    """The journal could not store something (disk full, I/O error); the run stops here and can be resumed."""

@@ -1,0 +1,320 @@
+"""Flows: functions whose calls are runs - durable, resumable, validated. Inside another flow, a flow is a step of it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+
+from agentflow.approvals.gate import DEFAULT_GATE
+from agentflow.engine.active import ActiveRun, Options
+from agentflow.engine.context import CURRENT, Frame
+from agentflow.engine.flow_run import Body, Outcome, run_blocking, run_on_loop
+from agentflow.engine.logs import record_prints
+from agentflow.engine.policy import StepPolicy, retry_delays
+from agentflow.engine.runtime import INLINE, LOOP, drive
+from agentflow.engine.step import Call, execute
+from agentflow.errors import DefinitionError, ParameterError, RunFinishedError, RunNotFoundError
+from agentflow.fingerprints import fingerprint
+from agentflow.journal.opening import open_journal
+from agentflow.journal.protocol import Journal
+from agentflow.model.ids import new_id
+from agentflow.model.runs import NewRun, Origin
+from agentflow.model.steps import StepKind
+from agentflow.payloads.codec import Codec
+from agentflow.payloads.digests import canonical
+from agentflow.settings import Settings
+from agentflow.signatures import Binder, adapter_schema
+from agentflow.tasks import RetryDelay, default_name, is_coroutine_function, is_generator
+
+P = ParamSpec("P")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Flow(Generic[P, R_co]):
+    """A function as a flow; made by `flow`."""
+
+    def __init__(  # noqa: PLR0913 - the options of the decorator, each by its name
+        self,
+        fn: Callable[P, R_co],
+        *,
+        name: str | None = None,
+        version: str = "",
+        description: str | None = None,
+        retries: int = 0,
+        retry_delay_seconds: RetryDelay = None,
+        timeout_seconds: float | None = None,
+        validate_parameters: bool = True,
+        log_prints: bool = False,
+        tags: Iterable[str] = (),
+    ) -> None:
+        self._static = isinstance(fn, staticmethod)
+        if self._static:
+            fn = cast("Callable[P, R_co]", cast("Any", fn).__func__)
+        if not callable(fn):
+            message = f"@flow wants a function, not {fn!r}"
+            raise DefinitionError(message)
+        if retries < 0 or (timeout_seconds is not None and timeout_seconds <= 0):
+            message = f"{name or default_name(fn)}: retries must not be negative, timeout_seconds must be positive"
+            raise DefinitionError(message)
+        self.fn = fn
+        self.name = name or default_name(fn)
+        self.version = version
+        self.description = description if description is not None else (inspect.getdoc(fn) or "")
+        self.validate_parameters = validate_parameters
+        self.tags = frozenset(tags)
+        if is_generator(fn):
+            message = f"{self.name} is a generator; a flow returns its value: collect the items in a list"
+            raise DefinitionError(message)
+        functools.update_wrapper(self, fn, updated=())
+        self.is_async = is_coroutine_function(fn)
+        self.binder = Binder(fn, name=self.name)
+        self.policy = StepPolicy(
+            name=self.name,
+            kind=StepKind.FLOW,
+            retries=retries,
+            retry_delays=retry_delays(retry_delay_seconds, retries),
+            timeout_seconds=timeout_seconds,
+            log_prints=log_prints,
+            tags=self.tags,
+            description=self.description,
+        )
+        if log_prints:
+            record_prints()
+        self._step_policy = replace(self.policy, plain=self.policy.is_plain())
+        #: ``path/to/file.py:name``, by which another process finds the flow; "" where it cannot.
+        self.entrypoint = entrypoint_of(fn)
+
+    # -- what it is
+    @property
+    def parameters_schema(self) -> dict[str, Any]:
+        """JSON schema (2020-12) of the parameters."""
+        return self.binder.schema
+
+    @property
+    def result_schema(self) -> dict[str, Any]:
+        """JSON schema of the result; ``{}`` where the function says nothing usable of it."""
+        adapter = self.binder.returns
+        return {} if adapter is None else adapter_schema(adapter, "serialization")
+
+    def __repr__(self) -> str:
+        return f"<flow {self.name}>"
+
+    # -- calling it
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Run the flow and return its value, or raise its exception (for an async flow: a coroutine of it).
+
+        Raises `ParameterError` before any run exists where the arguments do not fit.
+        """
+        frame = CURRENT.get()
+        arguments = self.binder.arguments(args, kwargs)
+        if self.validate_parameters:
+            arguments = self.binder.validate(arguments)
+        if frame is not None:
+            return cast("R_co", self._as_step(frame, arguments))
+        if self.is_async:
+            return cast("R_co", self._call_async(arguments))
+        return cast("R_co", _unwrap(self.run(arguments)))
+
+    async def _call_async(self, arguments: Mapping[str, Any]) -> Any:
+        return _unwrap(await self.run_async(arguments))
+
+    def _as_step(self, frame: Frame, arguments: Mapping[str, Any]) -> Any:
+        args, kwargs = self.binder.rebind(arguments)
+        data, _ = canonical(list(arguments.values()))
+        key = frame.run.hasher.digest(self.name.encode() + b"\0flow\0" + data)
+        call = Call(frame, self._step_policy, key, self.fn, args, kwargs, lambda: dict(arguments), self.binder.rebind)
+        if self.is_async:
+            coroutine = execute(call, LOOP)
+            frame.run.unstarted[call] = coroutine
+            return coroutine
+        return drive(execute(call, INLINE))
+
+    def run(
+        self, arguments: Mapping[str, Any], *, journal: Journal | None = None, options: Options | None = None,
+        origin: Origin = Origin.PERSON,
+    ) -> Outcome:
+        """Run with bound, validated arguments in this thread (an async flow on a loop of its own); never raises for a
+        failure of the flow: see `Outcome`."""
+        active = self._begin(arguments, journal, options, origin)
+        return run_blocking(active, self._body(arguments))
+
+    async def run_async(
+        self, arguments: Mapping[str, Any], *, journal: Journal | None = None, options: Options | None = None,
+        origin: Origin = Origin.PERSON,
+    ) -> Outcome:
+        """Like `run`, for an async flow on the running loop."""
+        active = self._begin(arguments, journal, options, origin)
+        return await run_on_loop(active, self._body(arguments))
+
+    def _begin(
+        self, arguments: Mapping[str, Any], journal: Journal | None, options: Options | None, origin: Origin
+    ) -> ActiveRun:
+        options = options or default_options()
+        journal = journal or open_journal(options.settings)
+        run = journal.create_run(self.new_run(arguments, journal, options, origin))
+        return ActiveRun(journal, run, options, rows=[])
+
+    def _body(self, arguments: Mapping[str, Any]) -> Body:
+        args, kwargs = self.binder.rebind(arguments)
+        return Body(self.policy, self.fn, args, kwargs, self.is_async)
+
+    def new_run(self, arguments: Mapping[str, Any], journal: Journal, options: Options, origin: Origin) -> NewRun:
+        """The run that a call with these arguments makes."""
+        codec = Codec(journal.key, allow_pickle=options.settings.allow_pickle)
+        return NewRun(
+            id=new_id(),
+            flow=self.name,
+            entrypoint=self.entrypoint,
+            parameters=codec.encode(dict(arguments)),
+            fingerprint=fingerprint(self.fn),
+            origin=origin,
+            created=options.clock(),
+            cwd=os.getcwd(),  # noqa: PTH109 - a string is what is stored
+            interpreter=sys.executable,
+            tags=tuple(sorted(self.tags)),
+        )
+
+    # -- resuming it
+    def resume(
+        self, run_id: str, *, journal: Journal | None = None, options: Options | None = None, take_over: bool = False
+    ) -> Outcome:
+        """Continue a run of this flow in this thread: what is recorded is reused, the rest runs.
+
+        Raises `RunNotFoundError`, `RunFinishedError`, `RunOwnedError`.
+        """
+        active, arguments = self.claim(run_id, journal=journal, options=options, take_over=take_over)
+        return run_blocking(active, self._body(arguments))
+
+    async def resume_async(
+        self, run_id: str, *, journal: Journal | None = None, options: Options | None = None, take_over: bool = False
+    ) -> Outcome:
+        """Like `resume`, for an async flow on the running loop."""
+        active, arguments = self.claim(run_id, journal=journal, options=options, take_over=take_over)
+        return await run_on_loop(active, self._body(arguments))
+
+    def claim(
+        self, run_id: str, *, journal: Journal | None = None, options: Options | None = None, take_over: bool = False
+    ) -> tuple[ActiveRun, dict[str, Any]]:
+        """Own a run of this flow, with its records loaded; returns it and its arguments."""
+        options = options or default_options()
+        journal = journal or open_journal(options.settings)
+        known = journal.get_run(run_id)
+        if known is None:
+            raise RunNotFoundError(run_id)
+        if known.state.is_final:
+            raise RunFinishedError(run_id, known.state.value)
+        if known.flow != self.name:
+            message = f"run {run_id} is one of {known.flow}, not of {self.name}"
+            raise ParameterError(message)
+        run = journal.claim_run(run_id, take_over=take_over)
+        try:
+            codec = Codec(journal.key, allow_pickle=options.settings.allow_pickle)
+            arguments: dict[str, Any] = codec.decode(run.parameters)
+            changed = run.fingerprint != fingerprint(self.fn)
+            active = ActiveRun(journal, run, options, rows=journal.steps(run.number), changed=changed)
+        except BaseException:
+            journal.release_run(run)
+            raise
+        return active, arguments
+
+    def body(self, arguments: Mapping[str, Any]) -> Body:
+        """What a life of a run with these arguments executes."""
+        return self._body(arguments)
+
+    def with_options(self, **options: Any) -> Flow[P, R_co]:
+        """The same flow with other options (those of `flow`)."""
+        given = {**self.options, **options}
+        made: Flow[P, R_co] = type(self)(self.fn, **given)
+        made.options = given
+        return made
+
+    #: The options it was declared with.
+    options: Mapping[str, Any] = {}
+
+    @overload
+    def __get__(self, instance: None, owner: type[Any]) -> Flow[P, R_co]: ...
+    @overload
+    def __get__(self, instance: Any, owner: type[Any] | None = None) -> Flow[..., R_co]: ...
+    def __get__(self, instance: Any, owner: type[Any] | None = None) -> Any:
+        del owner
+        if instance is None or self._static:
+            return self
+        bound: Flow[..., Any] = Flow(
+            cast("Callable[..., Any]", functools.partial(self.fn, instance)),  # pyright: ignore[reportCallIssue]
+            **{"name": self.name, "description": self.description, **self.options},
+        )
+        bound.is_async = self.is_async
+        bound.entrypoint = ""
+        return bound
+
+
+def default_options(suspend_after: float | None = None) -> Options:
+    """Options of a run in this process; by default it never leaves memory while somebody waits for its result."""
+    return Options(settings=Settings.from_environment(), gate=DEFAULT_GATE, suspend_after=suspend_after)
+
+
+def _unwrap(outcome: Outcome) -> Any:
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome.value
+
+
+def entrypoint_of(fn: Callable[..., Any]) -> str:
+    """``file:qualname`` of a module-level function; "" for one that another process could not find."""
+    code = getattr(inspect.unwrap(fn), "__code__", None)
+    name = getattr(fn, "__qualname__", "")
+    if code is None or "<" in name or "." in name or code.co_filename.startswith("<"):
+        return ""
+    return f"{Path(code.co_filename).resolve()}:{name}"
+
+
+@overload
+def flow(fn: Callable[P, R_co], /) -> Flow[P, R_co]: ...
+@overload
+def flow(
+    *,
+    name: str | None = None,
+    version: str = "",
+    description: str | None = None,
+    retries: int = 0,
+    retry_delay_seconds: RetryDelay = None,
+    timeout_seconds: float | None = None,
+    validate_parameters: bool = True,
+    log_prints: bool = False,
+    tags: Iterable[str] = (),
+) -> Callable[[Callable[P, R_co]], Flow[P, R_co]]: ...
+def flow(fn: Any = None, /, **options: Any) -> Any:
+    """Turn a function into a flow.
+
+    Args:
+        fn: The function, sync or async.
+        name: How its runs are called; default: its qualified name.
+        version: A label of yours.
+        description: What it does, for people and models; default: its docstring.
+        retries: How often a failed run's body is run again; what is recorded before the culprits is reused.
+        retry_delay_seconds: Seconds before each retry: a number, a list, or a function of the number of retries.
+        timeout_seconds: Limit of one attempt.
+        validate_parameters: Coerce and check arguments with pydantic, by their annotations.
+        log_prints: Record what it (and what it calls) prints as log lines.
+        tags: Labels.
+
+    Raises:
+        DefinitionError: for options that contradict each other.
+    """
+    if fn is not None:
+        return Flow(fn)
+
+    def wrap(inner: Callable[..., Any]) -> Flow[..., Any]:
+        made = Flow(inner, **options)
+        made.options = options
+        return made
+
+    return wrap
+
+

@@ -1,0 +1,59 @@
+"""Opens the journal that an address or the settings name; one per process and address."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from pathlib import Path
+
+from agentflow.errors import JournalOpenError
+from agentflow.journal.memory import MemoryJournal
+from agentflow.journal.protocol import Journal
+from agentflow.journal.sqlite import SqliteJournal
+from agentflow.payloads.keys import load_key
+from agentflow.settings import Settings
+
+_open: dict[tuple[int, str], Journal] = {}
+_lock = threading.Lock()
+
+
+def open_journal(settings: Settings | None = None) -> Journal:
+    """The journal of `settings` (default: of the environment), opened once per process.
+
+    Raises `JournalOpenError` for an address it does not know, a read-only home, a database from a newer version.
+    """
+    settings = settings or Settings.from_environment()
+    url = settings.database_url or f"sqlite:///{settings.home / 'agentflow.db'}"
+    with _lock:
+        found = _open.get((os.getpid(), url))
+        if found is None:
+            found = _open[os.getpid(), url] = _connect(url, settings)
+    return found
+
+
+def _connect(url: str, settings: Settings) -> Journal:
+    if url == "memory:":
+        return MemoryJournal()
+    scheme, separator, rest = url.partition(":///")
+    if scheme != "sqlite" or not separator or not rest:
+        message = f"AGENTFLOW_DATABASE_URL={url!r} is not an address of a journal; use sqlite:///PATH or memory:"
+        raise JournalOpenError(message)
+    try:
+        settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        message = f"cannot make the folder {settings.home}: {error.strerror}; set AGENTFLOW_HOME to a writable folder"
+        raise JournalOpenError(message) from None
+    return SqliteJournal(Path(rest), load_key(settings.home))
+
+
+def close_all() -> None:
+    """Close every journal of this process."""
+    with _lock:
+        for (pid, _), journal in list(_open.items()):
+            if pid == os.getpid():
+                journal.close()
+        _open.clear()
+
+
+atexit.register(close_all)

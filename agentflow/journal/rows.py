@@ -1,0 +1,140 @@
+"""Rows of SQL stores to values and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import orjson
+
+from agentflow.model.runs import NewRun, Origin, Run
+from agentflow.model.states import StateType
+from agentflow.model.waits import Assurance, Channel, Decision, Verdict, Wait, WaitKind
+
+
+def new_run_values(new: NewRun, state: StateType, owner: str) -> tuple[Any, ...]:
+    """The parameters of ``create_run``; a run that starts at once has epoch 1."""
+    running = state is StateType.RUNNING
+    return (
+        new.id,
+        new.flow,
+        new.name,
+        new.entrypoint,
+        new.parameters,
+        new.fingerprint,
+        new.origin.value,
+        state.value,
+        new.created,
+        new.created if running else None,
+        1 if running else 0,
+        owner if running else "",
+        new.cwd,
+        new.interpreter,
+        "\n".join(new.tags),
+    )
+
+
+def new_run(new: NewRun, state: StateType, owner: str, number: int) -> Run:
+    """The run that ``create_run`` makes of `new`."""
+    running = state is StateType.RUNNING
+    return Run(
+        number=number,
+        id=new.id,
+        flow=new.flow,
+        name=new.name,
+        entrypoint=new.entrypoint,
+        parameters=new.parameters,
+        fingerprint=new.fingerprint,
+        origins=(new.origin,),
+        state=state,
+        message="",
+        created=new.created,
+        started=new.created if running else None,
+        ended=None,
+        result=None,
+        error=None,
+        epoch=1 if running else 0,
+        owner=owner if running else "",
+        cwd=new.cwd,
+        interpreter=new.interpreter,
+        tags=new.tags,
+        crashes=0,
+    )
+
+
+def run_from(row: Sequence[Any]) -> Run:
+    """A row of table ``run``."""
+    return Run(
+        *row[:7],
+        origins=tuple(Origin(name) for name in row[7].split(",")),
+        state=StateType(row[8]),
+        message=row[9],
+        created=row[10],
+        started=row[11],
+        ended=row[12],
+        result=row[13],
+        error=row[14],
+        epoch=row[15],
+        owner=row[16],
+        cwd=row[17],
+        interpreter=row[18],
+        tags=tuple(row[19].split("\n")) if row[19] else (),
+        crashes=row[20],
+    )
+
+
+def wait_values(wait: Wait) -> tuple[Any, ...]:
+    """The parameters of ``open_wait``."""
+    return (
+        wait.id,
+        wait.run,
+        wait.run_id,
+        wait.flow,
+        wait.step,
+        wait.kind.value,
+        wait.name,
+        orjson.dumps(wait.question),
+        orjson.dumps(wait.schema),
+        wait.digest,
+        wait.policy,
+        wait.opened,
+        wait.due,
+    )
+
+
+def wait_from(row: Sequence[Any]) -> Wait:
+    """A row of table ``wait``."""
+    return Wait(
+        *row[:5],
+        kind=WaitKind(row[5]),
+        name=row[6],
+        question=orjson.loads(row[7]),
+        schema=orjson.loads(row[8]),
+        digest=row[9],
+        policy=row[10],
+        opened=row[11],
+        due=row[12],
+        decision=None if row[13] is None else decision_from(row[13]),
+        decided=row[14],
+        allowed_digest=row[15],
+        consumed=row[16],
+    )
+
+
+def decision_bytes(decision: Decision) -> bytes:
+    """A decision as JSON."""
+    return orjson.dumps(asdict(decision))
+
+
+def decision_from(data: bytes) -> Decision:
+    """A decision from JSON."""
+    fields = orjson.loads(data)
+    return Decision(
+        verdict=Verdict(fields["verdict"]),
+        answer=fields["answer"],
+        reason=fields["reason"],
+        actor=fields["actor"],
+        channel=Channel(fields["channel"]),
+        assurance=Assurance(fields["assurance"]),
+    )

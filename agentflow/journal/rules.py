@@ -1,0 +1,67 @@
+"""The checks that every store makes inside its transactions, written once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from agentflow.errors import DecisionRefusedError, Fenced
+from agentflow.model.runs import Run
+from agentflow.model.states import StateType, is_legal
+from agentflow.model.waits import VERDICTS, Decision, Verdict, Wait, WaitKind
+
+
+def check_transition(row: Sequence[Any] | None, epoch: int, state: StateType) -> None:
+    """Refuse a stale owner's change, and one that the table of states does not know. `row` = (state, epoch)."""
+    if row is None or row[1] != epoch:
+        message = "another process has taken this run over"
+        raise Fenced(message)
+    before = StateType(row[0])
+    if before is StateType.CANCELLING and state in (StateType.PAUSED, StateType.RUNNING):
+        return  # stays CANCELLING in the eyes of its owner, who will see it
+    if not is_legal(before, state):
+        message = f"a run cannot go from {before} to {state}"
+        raise ValueError(message)
+
+
+def check_decision(wait: Wait, run: Run, decision: Decision, now: float) -> None:
+    """Refuse an answer that comes twice, too late, after the run's end, or of the wrong kind."""
+    if wait.decision is not None:
+        message = f"{wait.id} was already decided ({wait.decision.verdict} by {wait.decision.actor or 'nobody named'})"
+        raise DecisionRefusedError(message)
+    if run.state.is_final:
+        message = f"{wait.id}: its run {run.id} has already ended ({run.state})"
+        raise DecisionRefusedError(message)
+    if decision.verdict is Verdict.ELAPSED:
+        return
+    if wait.due is not None and wait.due <= now:
+        message = f"{wait.id} has expired; run the flow again to be asked again"
+        raise DecisionRefusedError(message)
+    allowed = VERDICTS.get(wait.kind)
+    if allowed is not None and decision.verdict not in allowed:
+        message = f"{wait.id} is answered by {' or '.join(sorted(allowed))}, not by {decision.verdict}"
+        raise DecisionRefusedError(message)
+    if wait.kind is WaitKind.TIMER:
+        message = f"{wait.id} waits for its time, nobody can answer it"
+        raise DecisionRefusedError(message)
+
+
+def check_consumption(wait: Wait | None, wait_id: str, digest: str, now: float, *, again: bool) -> None:
+    """Refuse to start an effect on a signature that is missing, spent, expired or for other arguments.
+
+    `again`: the same effect is tried once more after it certainly did not happen, under the signature it has consumed.
+    """
+    problem = ""
+    if wait is None or wait.decision is None:
+        problem = "is not approved"
+    elif wait.decision.verdict is not Verdict.APPROVED:
+        problem = f"was decided as {wait.decision.verdict}"
+    elif (wait.consumed is not None) is not again:
+        problem = "was not used yet" if again else "was already used"
+    elif wait.due is not None and wait.due <= now:
+        problem = "has expired"
+    elif wait.allowed_digest != digest:
+        problem = "was given for other arguments"
+    if problem:
+        message = f"approval {wait_id} {problem}"
+        raise DecisionRefusedError(message)

@@ -1,0 +1,54 @@
+"""Brings a database to the schema of this version: numbered, forward only, checksummed, under the write lock."""
+
+from __future__ import annotations
+
+import apsw
+
+from agentflow.errors import JournalOpenError
+from agentflow.journal.sql import migrations
+
+_LEDGER = "CREATE TABLE IF NOT EXISTS migration (number INTEGER PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL) STRICT"
+APPLICATION_ID = 0x41464C57
+"""Marks a SQLite file as ours ("AFLW")."""
+
+
+def migrate(connection: apsw.Connection, where: str) -> None:
+    """Apply what is missing. Raises `JournalOpenError` for a newer, foreign or altered database."""
+    known = migrations()
+    if connection.pragma("user_version") == known[-1].number and connection.pragma("application_id") == APPLICATION_ID:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        _check_owner(connection, where)
+        connection.execute(_LEDGER)
+        done = {number: checksum for number, checksum in connection.execute("SELECT number, checksum FROM migration")}
+        newest = max(done, default=0)
+        if newest > known[-1].number:
+            message = (
+                f"{where} was written by a newer version of agentflow (schema {newest}, this one knows "
+                f"{known[-1].number}); upgrade agentflow, or choose another AGENTFLOW_HOME"
+            )
+            raise JournalOpenError(message)
+        for migration in known:
+            if migration.number not in done:
+                connection.execute(migration.text)
+                connection.execute("INSERT INTO migration VALUES (?, ?, ?)", migration[:2] + migration[3:])
+            elif done[migration.number] != migration.checksum:
+                message = f"{where}: migration {migration.number} differs from the one that was applied"
+                raise JournalOpenError(message)
+        connection.execute(f"PRAGMA user_version={known[-1].number}")
+        connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _check_owner(connection: apsw.Connection, where: str) -> None:
+    if connection.pragma("application_id") == APPLICATION_ID:
+        return
+    tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+    if tables and "migration" not in tables:
+        message = f"{where} is a database of another program; choose another AGENTFLOW_DATABASE_URL"
+        raise JournalOpenError(message)

@@ -1,0 +1,96 @@
+-- name: create_run
+INSERT INTO run (number, id, flow, name, entrypoint, parameters, fingerprint, origins, state, message, created, started,
+                 ended, result, error, epoch, owner, cwd, interpreter, tags, crashes)
+VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, '', ?, ?, NULL, NULL, NULL, ?, ?, ?, ?, ?, 0)
+
+-- name: run_by_id
+SELECT * FROM run WHERE id = ?
+
+-- name: claim_run
+UPDATE run SET epoch = epoch + 1, owner = ?, started = coalesce(started, ?), crashes = crashes + ?,
+               state = CASE state WHEN 'CANCELLING' THEN 'CANCELLING' ELSE 'RUNNING' END,
+               message = ''
+WHERE number = ?
+
+-- name: run_epoch
+SELECT epoch FROM run WHERE number = ?
+
+-- name: set_state
+UPDATE run SET state = ?, message = ?, ended = ?, result = ?, error = ? WHERE number = ? AND epoch = ?
+
+-- name: release_run
+UPDATE run SET owner = '' WHERE number = ? AND epoch = ?
+
+-- name: add_origin
+UPDATE run SET origins = ? WHERE number = ?
+
+-- name: request_cancel
+UPDATE run SET state = 'CANCELLING', message = ? WHERE number = ?
+
+-- name: cancel_unstarted
+UPDATE run SET state = 'CANCELLED', message = ?, ended = ? WHERE number = ?
+
+-- name: live_runs
+SELECT * FROM run WHERE state NOT IN ('COMPLETED', 'FAILED', 'CANCELLED', 'CRASHED') ORDER BY number
+
+-- name: append_step
+INSERT INTO step VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+
+-- name: append_step_fenced
+INSERT INTO step SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16
+WHERE (SELECT epoch FROM run WHERE number = ?1 >> 32) = ?17
+
+-- name: steps
+SELECT * FROM step WHERE id > ? AND id < ? ORDER BY id LIMIT ?
+
+-- name: open_wait
+INSERT INTO wait VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, '', NULL)
+
+-- name: wait_by_id
+SELECT * FROM wait WHERE id = ?
+
+-- name: decide_wait
+UPDATE wait SET decision = ?, decided = ?, allowed_digest = ? WHERE id = ? AND decided IS NULL
+
+-- name: consume_wait
+UPDATE wait SET consumed = ? WHERE id = ? AND consumed IS NULL
+
+-- name: waits_of_run
+SELECT * FROM wait WHERE run = ? ORDER BY opened, id
+
+-- name: unread_waits
+SELECT * FROM wait WHERE run = ? AND consumed IS NULL AND decided IS NOT NULL
+
+-- name: open_waits
+SELECT * FROM wait WHERE decided IS NULL ORDER BY opened, id LIMIT ?
+
+-- name: all_waits
+SELECT * FROM wait ORDER BY opened DESC, id DESC LIMIT ?
+
+-- name: run_is_awake
+SELECT 1 FROM wait WHERE run = ?1 AND consumed IS NULL AND (decided IS NOT NULL OR due <= ?2) LIMIT 1
+
+-- name: insert_event
+INSERT INTO event VALUES (NULL, ?, ?, ?, ?, ?)
+
+-- name: first_untaken_event
+SELECT id, payload FROM event WHERE run = ? AND name = ? AND taken_by IS NULL ORDER BY id LIMIT 1
+
+-- name: take_event
+UPDATE event SET taken_by = ? WHERE id = ?
+
+-- name: first_waiting_for_event
+SELECT id FROM wait WHERE run = ? AND name = ? AND kind = 'event' AND decided IS NULL ORDER BY opened, id LIMIT 1
+
+-- name: cached
+SELECT value, created, expires, run FROM cache WHERE key = ?
+
+-- name: put_cache
+INSERT INTO cache VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (key) DO UPDATE SET value = excluded.value, created = excluded.created, expires = excluded.expires, run = excluded.run
+
+-- name: add_log
+INSERT INTO log VALUES (NULL, ?, ?, ?, ?, ?, ?)
+
+-- name: logs
+SELECT id, run, at, level, logger, step, text FROM log WHERE run = ? AND id > ? ORDER BY id LIMIT ?

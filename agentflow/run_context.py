@@ -1,0 +1,75 @@
+"""What running code can ask of its run: who it is, an idempotency key, a name for a branch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from agentflow.engine.context import CURRENT, current_frame
+from agentflow.errors import RunNotFoundError
+from agentflow.journal.opening import open_journal
+from agentflow.journal.protocol import Journal
+from agentflow.model.waits import binding
+from agentflow.payloads.codec import Codec
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """Where the caller stands."""
+
+    run_id: str
+    flow: str
+    #: Name of the running task; the flow's name in the flow's own code.
+    step: str
+    #: Which attempt of it this is, from 1.
+    attempt: int
+
+
+def get_run_context() -> RunContext:
+    """The context of the running flow or task. Raises `MissingContextError` outside of a flow."""
+    frame = current_frame("get_run_context()")
+    return RunContext(frame.run.run.id, frame.run.run.flow, frame.policy.name, frame.attempt + 1)
+
+
+def idempotency_key() -> str:
+    """A key for the running side effect, to be sent to whoever executes it: 32 hexadecimal digits.
+
+    It depends on the run, the step and the executed arguments: the same over attempts and resumes. Raises
+    `MissingContextError` outside of a flow.
+    """
+    frame = current_frame("idempotency_key()")
+    run = frame.run
+    executed = binding(frame.policy.name, frame.root.executed)
+    return run.hasher.digest(b"%b|%b|%b" % (run.run.id.encode(), frame.stable, executed.encode())).hex()
+
+
+@contextmanager
+def scope(name: str) -> Generator[None, None, None]:
+    """Name the branch of the calls made in this block, so that they keep their records when code around them moves."""
+    frame = current_frame("scope()")
+    base = frame.run.hasher.digest(b"scope|" + name.encode())
+    count = frame.kids.get(base, 0)
+    frame.kids[base] = count + 1
+    branch = frame.branched(frame.run.hasher.digest(b"%b|%b|%d" % (frame.branch, base, count)), frame.task)
+    token = CURRENT.set(branch)
+    try:
+        yield
+    finally:
+        CURRENT.reset(token)
+
+
+def send_event(run_id: str, name: str, payload: Any = None, *, journal: Journal | None = None) -> bool:  # noqa: ANN401
+    """Send an event to a run: to the first `wait_for_event` of that name, else kept for the next one.
+
+    Returns whether somebody was waiting. Raises `RunNotFoundError`, `RunFinishedError`.
+    """
+    journal = journal or open_journal()
+    if journal.get_run(run_id) is None:
+        raise RunNotFoundError(run_id)
+    data = Codec(journal.key).encode(payload)
+    return journal.send_event(run_id, name, data, time.time()) is not None
+
+

@@ -1,0 +1,61 @@
+"""Settings: one frozen value, read from the environment once per use. No I/O beyond reading variables."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from agentflow.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What can be set. Each field is read from ``AGENTFLOW_<NAME>`` in the environment."""
+
+    #: Folder of the embedded journal, the installation's key and the locks.
+    home: Path = field(default_factory=lambda: Path.home() / ".agentflow")
+    #: ``sqlite:///path`` or ``memory:``; empty = ``<home>/agentflow.db``.
+    database_url: str = ""
+    #: Seconds that a waiting run of a server stays in memory before it is evicted.
+    suspend_after: float = 60.0
+    #: Seconds between two looks at the journal for decisions made by other processes.
+    poll_interval: float = 0.2
+    #: Seconds over which nothing may move before a waiting run counts as quiet.
+    quiet_grace: float = 0.03
+    #: How many submitted tasks of one run execute at once.
+    max_workers: int = 16
+    #: How many calls of one ``map`` are in flight at once.
+    map_concurrency: int = 256
+    #: Whether values that only pickle can store are allowed (signed with the installation's key).
+    allow_pickle: bool = True
+    #: Seconds for which an approval can be given; 0 = for ever.
+    approval_expires: float = 7 * 86_400.0
+    #: Level of what `get_run_logger` records.
+    log_level: str = "INFO"
+    #: Port of ``agentflow serve``.
+    port: int = 4300
+
+    @classmethod
+    def from_environment(cls) -> Settings:
+        """The settings of this process. Raises `UsageError` for a value of the wrong type."""
+        values: dict[str, Any] = {}
+        hints = get_type_hints(cls)
+        for item in fields(cls):
+            name = f"AGENTFLOW_{item.name.upper()}"
+            text = os.environ.get(name, "")
+            if text:
+                values[item.name] = _parse(name, text, hints[item.name])
+        return cls(**values)
+
+
+def _parse(name: str, text: str, kind: type[Any]) -> Any:  # noqa: ANN401 - the field's own type
+    try:
+        if kind is bool:
+            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[text.lower()]
+        return Path(text).expanduser() if kind is Path else kind(text)
+    except (KeyError, ValueError):
+        wanted = "true or false" if kind is bool else f"a value of type {kind.__name__}"
+        message = f"{name}={text!r} is not {wanted}"
+        raise UsageError(message) from None

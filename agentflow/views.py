@@ -1,0 +1,181 @@
+"""What people and programs are shown of runs, steps and waits: plain JSON values, the same in CLI, REST, MCP and pages."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+
+from agentflow.engine.records import attempt_scope
+from agentflow.journal.protocol import Journal
+from agentflow.model.runs import Run
+from agentflow.model.steps import StepEvent, StepRow, sequence_of
+from agentflow.model.waits import PERSON_KINDS, Wait, WaitKind
+from agentflow.payloads.digests import Hasher
+from agentflow.payloads.failures import describe_failure
+
+
+def stamp(seconds: float | None) -> str | None:
+    """A time as RFC 3339 in UTC."""
+    return None if seconds is None else dt.datetime.fromtimestamp(seconds, dt.UTC).isoformat(timespec="milliseconds")
+
+
+def plain(data: bytes | None) -> Any:  # noqa: ANN401 - JSON
+    """An encoded value as JSON for people, without building it: tags are replaced by what they wrap."""
+    return None if data is None else _strip(orjson.loads(data))
+
+
+def _strip(value: Any) -> Any:  # noqa: ANN401 - JSON
+    if isinstance(value, list):
+        return [_strip(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
+    if not isinstance(value, dict):
+        return value
+    tag = value.get("$")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    if tag is None:
+        return {key: _strip(item) for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType]
+    if tag == "pickle":
+        return "<pickled value>"
+    if tag == "dict":
+        pairs: list[list[Any]] = value["v"]
+        return {str(_strip(key)): _strip(item) for key, item in pairs}
+    if tag == "enum":
+        return value.get("n", value.get("v"))  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    if tag == "model":
+        return _strip({**value["v"], **value.get("x", {})})  # pyright: ignore[reportUnknownMemberType]
+    return _strip(value.get("v"))  # pyright: ignore[reportUnknownMemberType]
+
+
+def run_view(run: Run, *, full: bool = True) -> dict[str, Any]:
+    """A run. `full` adds parameters, result and error."""
+    view: dict[str, Any] = {
+        "run_id": run.id,
+        "flow": run.flow,
+        "state": run.state.value,
+        "message": run.message,
+        "origins": [origin.value for origin in run.origins],
+        "created": stamp(run.created),
+        "started": stamp(run.started),
+        "ended": stamp(run.ended),
+        "elapsed_s": None if run.started is None or run.ended is None else round(run.ended - run.started, 6),
+        "tags": list(run.tags),
+        "crashes": run.crashes,
+    }
+    if full:
+        view |= {
+            "entrypoint": run.entrypoint,
+            "parameters": plain(run.parameters),
+            "result": plain(run.result),
+            "error": None if run.error is None else describe_failure(run.error),
+            "owner": run.owner,
+            "cwd": run.cwd,
+        }
+    return view
+
+
+def wait_view(wait: Wait) -> dict[str, Any]:
+    """A wait. `code` is what a person at a terminal echoes before deciding."""
+    decision = wait.decision
+    return {
+        "id": wait.id,
+        "run_id": wait.run_id,
+        "flow": wait.flow,
+        "kind": wait.kind.value,
+        "name": wait.name,
+        "message": wait.question.get("message", ""),
+        "arguments": wait.question.get("arguments"),
+        "question": wait.question,
+        "schema": wait.schema,
+        "digest": wait.digest,
+        "code": wait.digest[:6],
+        "policy": wait.policy,
+        "opened": stamp(wait.opened),
+        "expires": stamp(wait.due),
+        "status": "open" if decision is None else decision.verdict.value,
+        "decided": stamp(wait.decided),
+        "decision": None
+        if decision is None
+        else {
+            "verdict": decision.verdict.value,
+            "answer": decision.answer,
+            "reason": decision.reason,
+            "actor": decision.actor,
+            "channel": decision.channel.value,
+            "assurance": decision.assurance.value,
+        },
+    }
+
+
+def waiting_view(waits: Iterable[Wait]) -> list[dict[str, Any]]:
+    """``waiting_for`` of a run, people's questions first."""
+    order = sorted(waits, key=lambda wait: (wait.kind not in PERSON_KINDS, wait.opened))
+    return [{"kind": wait.kind.value, "id": wait.id, "url": f"/approvals/{wait.id}"} | _due(wait) for wait in order]
+
+
+def _due(wait: Wait) -> dict[str, Any]:
+    return {"due": stamp(wait.due)} if wait.kind is WaitKind.TIMER else {}
+
+
+class StepTree:
+    """The steps of a run, folded from its rows; can be fed more rows as they come."""
+
+    def __init__(self, key: bytes) -> None:
+        hasher = Hasher(key)
+        self._identify = lambda scope, place: hasher.digest(b"%b|%b|%b|%d" % (scope, *place))
+        self._steps: dict[tuple[bytes, bytes, bytes, int], dict[str, Any]] = {}
+        self._scopes: dict[bytes, str] = {b"": ""}
+        #: Id of the last row taken in.
+        self.last = 0
+
+    def feed(self, rows: Iterable[StepRow]) -> list[dict[str, Any]]:
+        """Take in rows; returns the steps that they changed."""
+        changed: dict[str, dict[str, Any]] = {}
+        for row in rows:
+            self.last = max(self.last, row.id)
+            step = self._fold(row)
+            changed[step["id"]] = step
+        return list(changed.values())
+
+    def _fold(self, row: StepRow) -> dict[str, Any]:
+        place = (row.key, row.branch, row.occurrence)
+        spot = (row.scope, *place)
+        step = self._steps.get(spot)
+        if step is None:
+            identity = self._identify(row.scope, place)
+            is_root = row.scope == b"" and row.key == b""
+            step = self._steps[spot] = {
+                "id": identity.hex(),
+                "seq": sequence_of(row.id),
+                "parent": self._scopes.get(row.scope, ""),
+                "kind": row.kind,
+                "name": row.name,
+                "effect": bool(row.effect),
+                "attempts": 0,
+                "started": row.started,
+            }
+            self._scopes[b"" if is_root else identity] = "" if is_root else step["id"]
+        if row.event == StepEvent.ATTEMPT:
+            step["attempts"] = row.attempt + 1
+            self._scopes[attempt_scope(self._identify, bytes.fromhex(step["id"]), row.attempt + 1)] = step["id"]
+        failed = row.event in (StepEvent.FAILED, StepEvent.ATTEMPT, StepEvent.NOT_DONE, StepEvent.UNKNOWN)
+        step |= {
+            "event": row.event,
+            "ended": row.ended,
+            "value": None if failed else plain(row.value),
+            "error": describe_failure(row.value) if failed and row.value is not None else None,
+            "detail": orjson.loads(row.detail) if row.detail else step.get("detail"),
+        }
+        return step
+
+    @property
+    def steps(self) -> list[dict[str, Any]]:
+        """All steps, in the order in which they were first recorded."""
+        return list(self._steps.values())
+
+
+def steps_of(journal: Journal, run: Run) -> list[dict[str, Any]]:
+    """The steps of a run."""
+    tree = StepTree(journal.key)
+    tree.feed(journal.steps(run.number))
+    return tree.steps
