@@ -95,7 +95,6 @@ class ActiveRun:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.group = GroupCommit()
         self.busy_blocks = 0
-        self.interrupted = False
         self.lock = threading.Lock()
         self.threads: Threads | None = None
         self.log_lines: list[Any] = []

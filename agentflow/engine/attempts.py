@@ -87,8 +87,8 @@ async def _from_cache(call: Call, place: Place, found: CacheRow, rt: Runtime) ->
     await rt.settled(run)
     run.check(call.frame)
     child = body_frame(call, place, None)
-    row = end_row(call, child, "cached", found.value, {"from_run": found.run})
-    await rt.commit(run, [*start_rows(call.frame), row])
+    rows = [*start_rows(call.frame), row := end_row(call, child, "cached", found.value, {"from_run": found.run})]
+    await rt.commit(run, rows)
     run.tally.cached += 1
     return value
 
@@ -153,8 +153,8 @@ async def _next_attempt(call: Call, child: Frame, error: BaseException, attempt:
     detail = {"due": run.options.clock() + delay, "culprits": guilty}
     await rt.settled(run)
     run.check(call.frame)
-    row = end_row(call, child, "attempt", data, detail, attempt=attempt)
-    await rt.commit(run, [*start_rows(call.frame), row])
+    rows = [*start_rows(call.frame), row := end_row(call, child, "attempt", data, detail, attempt=attempt)]
+    await rt.commit(run, rows)
     if guilty:
         hand_on(call.run, child.scope, attempt_scope(run.identify, _identity(call, child), attempt + 1), guilty, first)
     run_log(run, f"{policy.name} failed ({error!r}); attempt {attempt + 2} follows in {delay:g} s", step=policy.name)
@@ -192,8 +192,7 @@ async def _complete(  # noqa: PLR0913 - the parts of an end
     if not policy.persist_result:
         return value
     detail = None if policy.detail is None else policy.detail(value)
-    row = end_row(call, child, "completed", data, detail, attempt=attempt)
-    rows = [*start_rows(call.frame), row]
+    rows = [*start_rows(call.frame), end_row(call, child, "completed", data, detail, attempt=attempt)]
     if key is not None and not child.counted:
         now = run.options.clock()
         expires = None if policy.cache_expiration is None else now + policy.cache_expiration.total_seconds()
@@ -215,8 +214,8 @@ async def _fail(call: Call, child: Frame, error: BaseException, attempt: int, rt
     if not call.policy.persist_result:
         return error
     data, shown = encode_failure(run.codec, error)
-    row = end_row(call, child, "failed", data, attempt=attempt)
-    await rt.commit(run, [*start_rows(call.frame), row])
+    rows = [*start_rows(call.frame), row := end_row(call, child, "failed", data, attempt=attempt)]
+    await rt.commit(run, rows)
     record_failure(shown, row.id & 0xFFFFFFFF, row.scope)
     return shown
 
@@ -226,8 +225,6 @@ async def _fail(call: Call, child: Frame, error: BaseException, attempt: int, rt
 
 async def _effect(call: Call, place: Place, rt: Runtime) -> Any:  # noqa: ANN401 - what the function returns
     run, frame = call.run, call.frame
-    await rt.settled(run)
-    run.check(frame)
     record = find(call, place)
     place = record.place if record is not None else place
     earlier = record is not None and record.end and record.details().get("around") != frame.scope.hex()
@@ -236,6 +233,8 @@ async def _effect(call: Call, place: Place, rt: Runtime) -> Any:  # noqa: ANN401
         await rt.deliver(run, record)
         run.check(frame)
         return recall(call, record)
+    await rt.settled(run)
+    run.check(frame)
     try:
         await keep_order(call, place, record, rt)
         permission = await _permission(call, place, record, rt)
@@ -275,8 +274,8 @@ async def _happened(call: Call, place: Place, rt: Runtime) -> Any:  # noqa: ANN4
     run = call.run
     child = body_frame(call, place, None)
     data, value = run.codec.round_trip(call.kwargs["value"])
-    row = end_row(call, child, "completed", data, {"around": call.frame.scope.hex(), "told": True})
-    await commit_durably(run, [*start_rows(call.frame), row], rt, consumed=call.answered)
+    rows = [*start_rows(call.frame), row := end_row(call, child, "completed", data, {"around": call.frame.scope.hex(), "told": True})]
+    await commit_durably(run, rows, rt, consumed=call.answered)
     _note(call, row)
     return value
 
@@ -285,8 +284,8 @@ async def _refuse(call: Call, place: Place, refusal: AgentflowError, rt: Runtime
     run = call.run
     child = body_frame(call, place, None)
     data, shown = encode_failure(run.codec, refusal)
-    row = end_row(call, child, "failed", data, {"around": call.frame.scope.hex()})
-    await commit_durably(run, [*start_rows(call.frame), row], rt, consumed=call.answered)
+    rows = [*start_rows(call.frame), row := end_row(call, child, "failed", data, {"around": call.frame.scope.hex()})]
+    await commit_durably(run, rows, rt, consumed=call.answered)
     record_failure(shown, row.id & 0xFFFFFFFF, row.scope)
     _note(call, row)
     return shown
@@ -317,10 +316,10 @@ async def _run_effect(call: Call, place: Place, permission: Permission, attempt:
             "approval": permission.wait_id,
             "tries": attempt,
         }
-        intent = end_row(call, child, "intent", None, details, attempt=attempt)
         above = start_rows(frame)
         if above or call.answered:
             await commit_durably(run, above, rt, consumed=call.answered)
+        intent = end_row(call, child, "intent", None, details, attempt=attempt)
         await intent_commit(call, rt, intent, permission)
         _note(call, intent)
         try:

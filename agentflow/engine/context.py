@@ -22,7 +22,7 @@ class Frame:
 
     __slots__ = (
         "_scope", "_stable", "attempt", "blocked", "branch", "effects", "in_effect", "kids", "loose", "occurrences",
-        "counted", "detached", "executed", "parent", "place", "policy", "revoked", "root", "run", "started", "task", "t0", "waits",
+        "before", "counted", "detached", "executed", "parent", "place", "policy", "revoked", "root", "run", "started", "task", "t0", "waits",
     )  # fmt: skip
 
     def __init__(  # noqa: PLR0913 - one value per slot, built in one place
@@ -50,6 +50,8 @@ class Frame:
         self.occurrences: dict[bytes, int] = {}
         self.kids: dict[bytes, int] = {}
         self.effects = 0
+        #: How many effects the calling branch had asked for before it called this body.
+        self.before = 0
         self.in_effect = policy.side_effect or (parent is not None and parent.in_effect)
         self.t0 = 0.0
         #: JSON of the arguments that a side effect executes.

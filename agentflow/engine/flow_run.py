@@ -65,9 +65,14 @@ def run_blocking(active: ActiveRun, body: Body) -> Outcome:
     """Run a life to its end in this thread. An async flow gets an event loop of its own."""
     if body.is_async:
         return asyncio.run(run_on_loop(active, body))
-    waker_of(active.journal).add(active)
+    waker = waker_of(active.journal)
+    waker.add(active)
     context = copy_context()
-    return context.run(lambda: drive(_live(active, body, INLINE)))
+    try:
+        value, error = context.run(lambda: drive(_caught(active, body, INLINE)))
+        return drive(_end(active, body, value, error, INLINE))
+    finally:
+        waker.remove(active)
 
 
 async def run_on_loop(active: ActiveRun, body: Body) -> Outcome:
@@ -75,18 +80,24 @@ async def run_on_loop(active: ActiveRun, body: Body) -> Outcome:
     loop = asyncio.get_running_loop()
     branches.install(loop)
     active.loop = loop
-    waker_of(active.journal).add(active)
-    task = loop.create_task(_live(active, body, LOOP), context=_without_frame())
+    waker = waker_of(active.journal)
+    waker.add(active)
+    task = loop.create_task(_caught(active, body, LOOP), context=_without_frame())
     active.tasks.add(task)
     task.add_done_callback(active.tasks.discard)
-    while True:
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if task.cancelled() or active.fence is not None:
-                raise
-            task.cancel()
-            active.interrupted = True
+    interrupted: asyncio.CancelledError | None = None
+    try:
+        while not task.done():
+            try:
+                await asyncio.shield(task)
+            except asyncio.CancelledError as error:
+                if not task.done():
+                    interrupted = error
+                    task.cancel()
+        value, error = task.result()
+        return await _end(active, body, value, interrupted or error, LOOP)
+    finally:
+        waker.remove(active)
 
 
 def _without_frame() -> Context:
@@ -95,17 +106,12 @@ def _without_frame() -> Context:
     return context
 
 
-async def _live(active: ActiveRun, body: Body, rt: Inline | Loop) -> Outcome:
-    value: Any = None
-    error: BaseException | None = None
+async def _caught(active: ActiveRun, body: Body, rt: Inline | Loop) -> tuple[Any, BaseException | None]:
+    """The flow's value or whatever it raised; `_end` tells them apart."""
     try:
-        value = await _attempts(active, body, rt)
-    except BaseException as raised:  # noqa: BLE001 - told apart in _end
-        error = raised
-    try:
-        return await _end(active, body, value, error, rt)
-    finally:
-        waker_of(active.journal).remove(active)
+        return await _attempts(active, body, rt), None
+    except BaseException as error:  # noqa: BLE001 - see above
+        return None, error
 
 
 async def _attempts(active: ActiveRun, body: Body, rt: Inline | Loop) -> Any:  # noqa: ANN401 - the flow's value
@@ -260,5 +266,5 @@ def _give_back(active: ActiveRun) -> None:
 def _unclaimed(active: ActiveRun) -> tuple[str, ...]:
     """Recorded effects that this life never asked for: listed, never dropped silently."""
     return tuple(
-        record.name for record in active.delivery.order if record.effect and not record.claimed and record.kind != "flow"
+        record.name for record in active.delivery.order if record.direct and not record.claimed
     )

@@ -25,7 +25,7 @@ class Record:
     """One recorded step. `claimed`: 0 nobody asked for it yet, 1 asked for, 2 delivered."""
 
     __slots__ = (
-        "attempts", "batch", "claimed", "detail", "effect", "effects", "end", "event", "identity", "kind", "name",
+        "attempts", "batch", "claimed", "detail", "direct", "effect", "effects", "end", "event", "identity", "kind", "name",
         "place", "scope", "seq", "stable", "value",
     )  # fmt: skip
 
@@ -34,8 +34,10 @@ class Record:
         self.scope = row.scope
         self.kind, self.name = row.kind, row.name
         self.effects = row.effects
+        #: Whether it is a side effect itself.
+        self.direct = bool(row.effect)
         #: Whether it is a side effect, or contains one.
-        self.effect = bool(row.effect)
+        self.effect = self.direct
         self.seq = 0
         self.batch = 0
         self.event = ""
@@ -214,7 +216,7 @@ class Records:
                 return True
             owner = self._owners.get(scope)  # an effect counts for every attempt of the step around it
             around = self.root if scope == ROOT else owner and owner[0]
-            return record.end and record.kind != "flow" and record.effect and (around is None or is_open(around))
+            return record.end and record.direct and (around is None or is_open(around))
 
         order = {
             record.seq: record

@@ -142,13 +142,14 @@ async def execute(call: Call, rt: Runtime) -> Any:  # noqa: ANN401 - what the fu
         run.check(frame)
     run.tally.executed += 1
     detail = policy.detail
+    rows = [] if frame.root.started else start_rows(frame)
     row_id = run.next_id()
     key, branch, occurrence = child.place
     row = StepRow(
         row_id, "completed", policy.kind, policy.name, frame.scope, key, branch, occurrence, call.effects, 0, 0,
         row_id & 0xFFFFFFFF, started, run.options.clock(), data, None if detail is None else orjson.dumps(detail(value)),
     )  # fmt: skip
-    rows = [row] if frame.root.started else [*start_rows(frame), row]
+    rows.append(row)
     if policy.kind is StepKind.MODEL:
         run.model_spoke = True
     if policy.kind is StepKind.MODEL or call.answered:
@@ -169,6 +170,7 @@ def body_frame(call: Call, place: Place, record: Record | None, attempt: int = 0
     child = Frame(call.run, call.frame, call.policy, place, attempt, None)
     child.t0 = call.run.options.clock()
     child.detached = call.own
+    child.before = call.effects
     if record is not None:
         child.started = bool(record.identity)
         if record.effect and not call.policy.side_effect:
@@ -214,8 +216,7 @@ async def record_error(call: Call, child: Frame, error: BaseException, rt: Runti
     run.check(call.frame)
     run.tally.executed += 1
     data, shown = encode_failure(run.codec, error)
-    row = end_row(call, child, "failed", data)
-    rows = [*start_rows(call.frame), row]
+    rows = [*start_rows(call.frame), row := end_row(call, child, "failed", data)]
     if call.answered:
         await commit_durably(run, rows, rt, consumed=call.answered)
     else:
@@ -259,7 +260,10 @@ def end_row(  # noqa: PLR0913 - the parts of a row
 
 
 def start_rows(frame: Frame) -> list[StepRow]:
-    """Rows that say that the steps around a call have begun; written with the first thing recorded below them."""
+    """Rows that say that the steps around a call have begun; written with the first thing recorded below them.
+
+    To be made before that thing's own row: a step comes before what it contains.
+    """
     if frame.root.started:
         return []
     rows: list[StepRow] = []
@@ -272,7 +276,7 @@ def start_rows(frame: Frame) -> list[StepRow]:
         key, branch, occurrence = body.place
         rows.append(
             StepRow(
-                row_id, "started", policy.kind, policy.name, parent.scope, key, branch, occurrence, parent.effects, 0,
+                row_id, "started", policy.kind, policy.name, parent.scope, key, branch, occurrence, body.before, 0,
                 0, row_id & 0xFFFFFFFF, body.t0, None, None, None,
             )  # fmt: skip
         )

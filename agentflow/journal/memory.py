@@ -95,10 +95,10 @@ class MemoryJournal:
         del durable
         with self._lock:
             run = self._runs.get(number)
-            rules.check_transition(run and (run.state, run.epoch), epoch, state)
+            stored = rules.next_state(run and (run.state, run.epoch), epoch, state)
             ended = time.time() if state.is_final else None
             self._runs[number] = replace(
-                self._runs[number], state=state, message=message, result=result, error=error, ended=ended
+                self._runs[number], state=stored, message=message, result=result, error=error, ended=ended
             )
         self._notify()
 
@@ -113,7 +113,7 @@ class MemoryJournal:
             run = self._need_run(run_id)
             if run.state.is_final:
                 raise RunFinishedError(run_id, run.state.value)
-            if run.state in (StateType.PENDING, StateType.SCHEDULED):
+            if run.number not in self._owned:
                 run = replace(run, state=StateType.CANCELLED, message=message, ended=time.time())
             else:
                 run = replace(run, state=StateType.CANCELLING, message=message)
@@ -135,6 +135,7 @@ class MemoryJournal:
             if (not wanted.states or run.state in wanted.states)
             and (not wanted.flow or run.flow == wanted.flow)
             and (wanted.before is None or run.number < wanted.before)
+            and run.id.endswith(wanted.id_end)
         ][: wanted.limit]
 
     def due_runs(self, now: float) -> list[Run]:

@@ -33,6 +33,8 @@ class RunFilter(NamedTuple):
     flow: str = ""
     #: Only runs with a smaller number: the last one of the page before.
     before: int | None = None
+    #: Only runs whose id ends with this.
+    id_end: str = ""
 
 
 class Journal(Protocol):

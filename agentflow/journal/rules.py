@@ -11,17 +11,21 @@ from agentflow.model.states import StateType, is_legal
 from agentflow.model.waits import VERDICTS, Decision, Verdict, Wait, WaitKind
 
 
-def check_transition(row: Sequence[Any] | None, epoch: int, state: StateType) -> None:
-    """Refuse a stale owner's change, and one that the table of states does not know. `row` = (state, epoch)."""
+def next_state(row: Sequence[Any] | None, epoch: int, state: StateType) -> StateType:
+    """The state to store. Refuses a stale owner's change, and one that the table of states does not know.
+
+    `row` = (state, epoch). A run that was asked to stop stays CANCELLING until it has stopped.
+    """
     if row is None or row[1] != epoch:
         message = "another process has taken this run over"
         raise Fenced(message)
     before = StateType(row[0])
     if before is StateType.CANCELLING and state in (StateType.PAUSED, StateType.RUNNING):
-        return  # stays CANCELLING in the eyes of its owner, who will see it
+        return before
     if not is_legal(before, state):
         message = f"a run cannot go from {before} to {state}"
         raise ValueError(message)
+    return state
 
 
 def check_decision(wait: Wait, run: Run, decision: Decision, now: float) -> None:
@@ -54,7 +58,7 @@ def check_consumption(wait: Wait | None, wait_id: str, digest: str, now: float, 
     problem = ""
     if wait is None or wait.decision is None:
         problem = "is not approved"
-    elif wait.decision.verdict is not Verdict.APPROVED:
+    elif wait.decision.verdict not in (Verdict.APPROVED, Verdict.RUN_AGAIN):
         problem = f"was decided as {wait.decision.verdict}"
     elif (wait.consumed is not None) is not again:
         problem = "was not used yet" if again else "was already used"

@@ -127,8 +127,8 @@ class SqliteJournal:
 
         def work(db: apsw.Connection) -> None:
             row = db.execute("SELECT state, epoch FROM run WHERE number = ?", (number,)).get
-            rules.check_transition(row, epoch, state)
-            db.execute(_SQL["set_state"], (state.value, message, ended, result, error, number, epoch))
+            stored = rules.next_state(row, epoch, state)
+            db.execute(_SQL["set_state"], (stored.value, message, ended, result, error, number, epoch))
 
         self._commit(work, durable=durable)
         self._notify()
@@ -146,7 +146,7 @@ class SqliteJournal:
             run = self._need_run(db, run_id)
             if run.state.is_final:
                 raise RunFinishedError(run_id, run.state.value)
-            if run.state in (StateType.PENDING, StateType.SCHEDULED):
+            if not self._ownership.is_held(run.number):
                 db.execute(_SQL["cancel_unstarted"], (message, time.time(), run.number))
             else:
                 db.execute(_SQL["request_cancel"], (message, run.number))
@@ -171,6 +171,9 @@ class SqliteJournal:
         if wanted.before is not None:
             clauses.append("number < ?")
             values.append(wanted.before)
+        if wanted.id_end:
+            clauses.append("substr(id, -length(?)) = ?")
+            values += [wanted.id_end, wanted.id_end]
         sql = f"SELECT * FROM run WHERE {' AND '.join(clauses)} ORDER BY number DESC LIMIT ?"  # noqa: S608 - fixed texts
         return [run_from(row) for row in self._all(sql, (*values, wanted.limit))]
 

@@ -1,0 +1,338 @@
+"""One behaviour, every store: what a journal promises, tried on each of them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from agentflow.errors import (
+    DecisionRefusedError,
+    Fenced,
+    RunFinishedError,
+    RunNotFoundError,
+    RunOwnedError,
+    WaitNotFoundError,
+)
+from agentflow.journal.memory import MemoryJournal
+from agentflow.journal.protocol import CacheRow, Journal, RunFilter
+from agentflow.journal.sqlite import SqliteJournal
+from agentflow.model.ids import new_id
+from agentflow.model.runs import NewRun, Origin, Run
+from agentflow.model.states import StateType
+from agentflow.model.steps import LogRow, StepRow
+from agentflow.model.waits import Channel, Decision, Verdict, Wait, WaitKind
+
+KEY = b"k" * 32
+STORES = ["memory", "sqlite"]
+
+
+@pytest.fixture(params=STORES)
+def journal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Journal]:
+    """Each store, empty."""
+    made: Journal = MemoryJournal(KEY) if request.param == "memory" else SqliteJournal(tmp_path / "j.db", KEY)
+    yield made
+    made.close()
+
+
+def new_run(flow: str = "flow", origin: Origin = Origin.PERSON) -> NewRun:
+    """A run to be."""
+    return NewRun(new_id(), flow, "file.py:flow", b"{}", "fp", origin, 1.0, tags=("a", "b"))
+
+
+def row(run: Run, sequence: int, event: str = "completed", value: bytes = b"1") -> StepRow:
+    """A row of a run."""
+    return StepRow(
+        (run.number << 32) + sequence, event, "task", "step", b"", b"k%d" % sequence, b"", 0, 0, 0, 0, sequence,
+        1.0, 2.0, value, None,
+    )  # fmt: skip
+
+
+def wait(run: Run, name: str = "refund", kind: WaitKind = WaitKind.APPROVAL, due: float | None = None) -> Wait:
+    """A question of a run."""
+    return Wait(
+        id=f"{kind}-{name}", run=run.number, run_id=run.id, flow=run.flow, step="00", kind=kind, name=name,
+        question={"message": "?"}, schema={}, digest="d", policy="p", opened=5.0, due=due,
+    )  # fmt: skip
+
+
+def approved(reason: str = "") -> Decision:
+    """A signature."""
+    return Decision(Verdict.APPROVED, None, reason, "ann", Channel.WEB)
+
+
+def test_a_new_run_is_read_back_as_it_was_stored(journal: Journal) -> None:
+    """What is created is found, field by field."""
+    run = journal.create_run(new_run())
+    assert run.state is StateType.RUNNING
+    assert run.epoch == 1
+    assert run.tags == ("a", "b")
+    assert journal.get_run(run.id) == run
+    assert journal.get_run("nobody") is None
+
+
+def test_a_pending_run_belongs_to_nobody_until_it_is_claimed(journal: Journal) -> None:
+    """Only the claim starts it, and only one claim succeeds."""
+    run = journal.create_run(new_run(), state=StateType.PENDING)
+    assert not journal.is_owned(run)
+    assert [due.id for due in journal.due_runs(9.0)] == [run.id]
+    claimed = journal.claim_run(run.id)
+    assert claimed.state is StateType.RUNNING
+    assert claimed.epoch == 1
+    with pytest.raises(RunOwnedError, match="--take-over"):
+        journal.claim_run(run.id)
+    assert journal.due_runs(9.0) == []
+
+
+def test_claims_of_unknown_and_finished_runs_are_refused(journal: Journal) -> None:
+    """Each refusal says which of the two it is."""
+    with pytest.raises(RunNotFoundError, match="no run 'x'"):
+        journal.claim_run("x")
+    run = journal.create_run(new_run())
+    journal.set_state(run.number, run.epoch, StateType.COMPLETED, result=b"1")
+    with pytest.raises(RunFinishedError, match="COMPLETED"):
+        journal.claim_run(run.id)
+
+
+def test_a_take_over_fences_the_owner_before(journal: Journal) -> None:
+    """Every write of the stale owner is refused, and changes nothing."""
+    old = journal.create_run(new_run())
+    new = journal.claim_run(old.id, take_over=True)
+    assert new.epoch == old.epoch + 1
+    attempts: list[Callable[[], object]] = [
+        lambda: journal.append(old.number, old.epoch, [row(old, 1)]),
+        lambda: journal.append(old.number, old.epoch, [row(old, 1), row(old, 2)], durable=True),
+        lambda: journal.try_append(old.number, old.epoch, [row(old, 1)]),
+        lambda: journal.try_append(old.number, old.epoch, [row(old, 1), row(old, 2)]),
+        lambda: journal.start_effect(old.number, old.epoch, row(old, 1, "intent")),
+        lambda: journal.open_wait(old.epoch, wait(old)),
+        lambda: journal.set_state(old.number, old.epoch, StateType.COMPLETED),
+    ]
+    for attempt in attempts:
+        with pytest.raises(Fenced):
+            attempt()
+    assert journal.steps(old.number) == []
+    assert journal.list_waits() == []
+    journal.append(new.number, new.epoch, [row(new, 1)])
+    assert len(journal.steps(new.number)) == 1
+
+
+def test_a_released_run_can_be_claimed_again(journal: Journal) -> None:
+    """Release frees the run without ending it; a crash is counted only where nobody said goodbye."""
+    run = journal.create_run(new_run())
+    journal.release_run(run)
+    assert not journal.is_owned(run)
+    again = journal.claim_run(run.id)
+    assert again.crashes == 0
+    assert again.epoch == 2
+
+
+def test_illegal_transitions_are_refused(journal: Journal) -> None:
+    """A finished run stays finished."""
+    run = journal.create_run(new_run())
+    journal.set_state(run.number, run.epoch, StateType.FAILED, error=b"{}")
+    with pytest.raises(ValueError, match="cannot go from FAILED"):
+        journal.set_state(run.number, run.epoch, StateType.COMPLETED)
+    found = journal.get_run(run.id)
+    assert found is not None
+    assert (found.state, found.error) == (StateType.FAILED, b"{}")
+    assert found.ended is not None
+
+
+def test_rows_come_back_in_order_and_after_a_cursor(journal: Journal) -> None:
+    """A run's rows are one ordered range, never another run's."""
+    first, second = journal.create_run(new_run()), journal.create_run(new_run())
+    for sequence in range(1, 6):
+        journal.append(first.number, first.epoch, [row(first, sequence)])
+        assert journal.try_append(second.number, second.epoch, [row(second, sequence)])
+    rows = journal.steps(first.number)
+    assert rows == [row(first, sequence) for sequence in range(1, 6)]
+    assert journal.steps(first.number, after=rows[2].id) == rows[3:]
+    assert journal.steps(first.number, after=rows[0].id, limit=2) == rows[1:3]
+
+
+def test_a_wait_is_decided_once(journal: Journal) -> None:
+    """The second answer is refused and says who was first."""
+    run = journal.create_run(new_run())
+    opened = journal.open_wait(run.epoch, wait(run))
+    assert journal.open_wait(run.epoch, wait(run)) == opened
+    decided = journal.decide(opened.id, approved("fine"), now=6.0, allowed_digest="d")
+    assert decided.decision == approved("fine")
+    assert decided.decided == 6.0
+    with pytest.raises(DecisionRefusedError, match="already decided"):
+        journal.decide(opened.id, Decision(Verdict.DENIED), now=7.0)
+    with pytest.raises(WaitNotFoundError):
+        journal.decide("nothing", approved(), now=7.0)
+    assert journal.list_waits() == []
+    assert [found.id for found in journal.list_waits(open_only=False)] == [opened.id]
+    assert [found.id for found in journal.unread_answers(run.number)] == [opened.id]
+
+
+def test_decisions_of_the_wrong_kind_too_late_or_after_the_end_are_refused(journal: Journal) -> None:
+    """Nothing is stored for them."""
+    run = journal.create_run(new_run())
+    approval = journal.open_wait(run.epoch, wait(run, due=10.0))
+    with pytest.raises(DecisionRefusedError, match="answered by approved or denied"):
+        journal.decide(approval.id, Decision(Verdict.RUN_AGAIN), now=6.0)
+    with pytest.raises(DecisionRefusedError, match="expired"):
+        journal.decide(approval.id, approved(), now=10.0)
+    timer = journal.open_wait(run.epoch, wait(run, "timer", WaitKind.TIMER))
+    with pytest.raises(DecisionRefusedError, match="its time"):
+        journal.decide(timer.id, Decision(Verdict.ANSWERED), now=6.0)
+    journal.set_state(run.number, run.epoch, StateType.CANCELLED)
+    with pytest.raises(DecisionRefusedError, match="already ended"):
+        journal.decide(approval.id, approved(), now=6.0)
+    found = journal.get_wait(approval.id)
+    assert found is not None
+    assert found.is_open
+
+
+def test_a_signature_starts_exactly_one_effect_with_exactly_its_arguments(journal: Journal) -> None:
+    """Unsigned, denied, for other arguments, spent: each is refused and no intent is stored."""
+    run = journal.create_run(new_run())
+    signed = journal.open_wait(run.epoch, wait(run))
+
+    def start(sequence: int, digest: str = "d", *, again: bool = False) -> None:
+        intent = row(run, sequence, "intent")
+        journal.start_effect(run.number, run.epoch, intent, wait_id=signed.id, digest=digest, again=again)
+
+    with pytest.raises(DecisionRefusedError, match="not approved"):
+        start(1)
+    journal.decide(signed.id, approved(), now=6.0, allowed_digest="d")
+    with pytest.raises(DecisionRefusedError, match="other arguments"):
+        start(1, "x")
+    start(1)
+    with pytest.raises(DecisionRefusedError, match="already used"):
+        start(2)
+    assert len(journal.steps(run.number)) == 1
+    start(3, again=True)
+    assert journal.unread_answers(run.number) == []
+    denied = journal.open_wait(run.epoch, wait(run, "other"))
+    journal.decide(denied.id, Decision(Verdict.DENIED), now=6.0)
+    with pytest.raises(DecisionRefusedError, match="denied"):
+        journal.start_effect(run.number, run.epoch, row(run, 4, "intent"), wait_id=denied.id, digest="d")
+
+
+def test_events_reach_the_first_wait_before_or_after_it_opens(journal: Journal) -> None:
+    """An event sent early is kept; one sent late goes to the oldest wait; each is taken once."""
+    run = journal.create_run(new_run())
+    assert journal.send_event(run.id, "paid", b'{"n":1}', 2.0) is None
+    early = journal.open_wait(run.epoch, wait(run, "paid", WaitKind.EVENT))
+    assert early.decision is not None
+    assert early.decision.answer == {"n": 1}
+    other = journal.open_wait(run.epoch, wait(run, "shipped", WaitKind.EVENT))
+    assert other.is_open
+    assert journal.send_event(run.id, "shipped", b"2", 3.0) == other.id
+    assert journal.send_event(run.id, "shipped", b"3", 3.0) is None
+    found = journal.get_wait(other.id)
+    assert found is not None
+    assert found.decision is not None
+    assert found.decision.answer == 2
+
+
+def test_a_waiting_run_is_due_only_when_its_wait_is_over(journal: Journal) -> None:
+    """Open: not due. Decided, or its time come: due. Taken: not due again."""
+    run = journal.create_run(new_run())
+    opened = journal.open_wait(run.epoch, wait(run, due=50.0))
+    journal.set_state(run.number, run.epoch, StateType.PAUSED)
+    journal.release_run(run)
+    assert journal.due_runs(49.0) == []
+    assert [due.id for due in journal.due_runs(50.0)] == [run.id]
+    journal.decide(opened.id, approved(), now=6.0)
+    assert [due.id for due in journal.due_runs(7.0)] == [run.id]
+    again = journal.claim_run(run.id)
+    journal.append(again.number, again.epoch, [row(again, 1)], consumed=[opened.id])
+    journal.set_state(again.number, again.epoch, StateType.PAUSED)
+    journal.release_run(again)
+    assert journal.due_runs(99.0) == []
+
+
+def test_cancelling_ends_what_nobody_runs_and_asks_what_somebody_runs(journal: Journal) -> None:
+    """A pending run is cancelled at once, a running one is asked to stop, a finished one refuses."""
+    pending = journal.create_run(new_run(), state=StateType.PENDING)
+    assert journal.request_cancel(pending.id, "no").state is StateType.CANCELLED
+    running = journal.create_run(new_run())
+    assert journal.request_cancel(running.id, "no").state is StateType.CANCELLING
+    journal.set_state(running.number, running.epoch, StateType.PAUSED)
+    found = journal.get_run(running.id)
+    assert found is not None
+    assert found.state is StateType.CANCELLING
+    journal.set_state(running.number, running.epoch, StateType.CANCELLED)
+    with pytest.raises(RunFinishedError):
+        journal.request_cancel(running.id, "no")
+
+
+def test_runs_are_listed_newest_first_and_filtered(journal: Journal) -> None:
+    """By state, by flow, page by page."""
+    runs = [journal.create_run(new_run("a" if index % 2 else "b")) for index in range(6)]
+    journal.set_state(runs[0].number, 1, StateType.COMPLETED)
+    assert [run.number for run in journal.list_runs(RunFilter(limit=2))] == [6, 5]
+    assert [run.number for run in journal.list_runs(RunFilter(limit=2, before=5))] == [4, 3]
+    assert [run.number for run in journal.list_runs(RunFilter(flow="b"))] == [5, 3, 1]
+    assert [run.number for run in journal.list_runs(RunFilter(states=(StateType.COMPLETED,)))] == [1]
+
+
+def test_cached_results_expire_and_are_replaced(journal: Journal) -> None:
+    """At its expiry a result is gone; a later one takes its place."""
+    run = journal.create_run(new_run())
+    journal.append(run.number, run.epoch, [row(run, 1)], cache=[CacheRow(b"key", b"1", 1.0, 10.0, run.number)])
+    found = journal.cached(b"key", 9.9)
+    assert found is not None
+    assert found.value == b"1"
+    assert journal.cached(b"key", 10.0) is None
+    journal.append(run.number, run.epoch, [row(run, 2)], cache=[CacheRow(b"key", b"2", 11.0, None, run.number)])
+    found = journal.cached(b"key", 1e12)
+    assert found is not None
+    assert found.value == b"2"
+
+
+def test_logs_are_kept_per_run(journal: Journal) -> None:
+    """In order, after a cursor."""
+    first, second = journal.create_run(new_run()), journal.create_run(new_run())
+    lines = [LogRow(run.number, 1.0, 20, "l", "s", text) for run, text in ((first, "a"), (second, "b"), (first, "c"))]
+    journal.add_logs(lines)
+    found = journal.logs(first.number)
+    assert [line.text for _, line in found] == ["a", "c"]
+    assert [line.text for _, line in journal.logs(first.number, after=found[0][0])] == ["c"]
+
+
+def test_more_origins_are_remembered_once(journal: Journal) -> None:
+    """Origins only ever grow."""
+    run = journal.create_run(new_run())
+    journal.add_origin(run.id, Origin.MODEL)
+    journal.add_origin(run.id, Origin.MODEL)
+    found = journal.get_run(run.id)
+    assert found is not None
+    assert found.origins == (Origin.PERSON, Origin.MODEL)
+
+
+def test_listeners_hear_of_changes_until_they_leave(journal: Journal) -> None:
+    """Runs and waits are announced; steps are not (they are too many)."""
+    heard: list[int] = []
+    leave = journal.subscribe(lambda: heard.append(1))
+    run = journal.create_run(new_run())
+    journal.open_wait(run.epoch, wait(run))
+    assert heard
+    leave()
+    count = len(heard)
+    journal.decide("approval-refund", approved(), now=6.0)
+    assert len(heard) == count
+
+
+def test_many_threads_lose_nothing(journal: Journal) -> None:
+    """Sixteen threads write at once; every row is there, once, and none of them waits for ever."""
+    run = journal.create_run(new_run())
+
+    def write(thread: int) -> None:
+        for index in range(50):
+            sequence = thread * 100 + index + 1
+            journal.append(run.number, run.epoch, [row(run, sequence)], durable=index % 10 == 0)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({found.id for found in journal.steps(run.number)}) == 800
