@@ -2,11 +2,26 @@
 
 from agentflow import recorded
 from agentflow.approvals.policies import Always, ByOrigin, Never, Policy, When
-from agentflow.engine.caching import DEFAULT, FLOW_PARAMETERS, INPUTS, NO_CACHE, RUN_ID, TASK_SOURCE, CachePolicy
+from agentflow.engine.caching import (
+    DEFAULT,
+    FLOW_PARAMETERS,
+    INPUTS,
+    NO_CACHE,
+    RUN_ID,
+    TASK_SOURCE,
+    CachePolicy,
+)
 from agentflow.engine.futures import TaskFuture
 from agentflow.engine.logs import get_run_logger
 from agentflow.engine.policy import exponential_backoff
-from agentflow.errors import AgentflowError, ApprovalDenied, NotDone, StepFailed, TaskTimeoutError, WaitTimeoutError
+from agentflow.errors import (
+    AgentflowError,
+    ApprovalDenied,
+    NotDone,
+    StepFailed,
+    TaskTimeoutError,
+    WaitTimeoutError,
+)
 from agentflow.flows import Flow, flow
 from agentflow.payloads.codec import register_codec
 from agentflow.run_context import RunContext, get_run_context, idempotency_key, scope, send_event

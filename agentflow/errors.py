@@ -91,7 +91,7 @@ class CodecError(AgentflowError):
     """A value cannot be stored and read back unchanged; the message names the ways out."""
 
 
-class StepFailed(AgentflowError):  # noqa: N818 - stands in for a user's exception, named like Prefect's FailedRun
+class StepFailed(AgentflowError):
     """A step failed with an exception that cannot be rebuilt from the journal; carries its type and text."""
 
     def __init__(self, type_name: str, text: str) -> None:
@@ -102,11 +102,11 @@ class StepFailed(AgentflowError):  # noqa: N818 - stands in for a user's excepti
         return type(self), (self.type_name, self.text)
 
 
-class NotDone(AgentflowError):  # noqa: N818 - reads as the statement it makes: ``raise NotDone("no connection")``
+class NotDone(AgentflowError):
     """Raised by an effect's body to say: the side effect certainly did not happen."""
 
 
-class ApprovalDenied(AgentflowError):  # noqa: N818 - an outcome, not a defect
+class ApprovalDenied(AgentflowError):
     """A person (or an expiry) refused a side effect; `reason` says why."""
 
     def __init__(self, tool: str, reason: str = "") -> None:
@@ -168,7 +168,7 @@ class NotAwaitedError(AgentflowError):
         return type(self), (self.names,)
 
 
-class RunCancelled(AgentflowError):  # noqa: N818 - an outcome, not a defect
+class RunCancelled(AgentflowError):
     """The run was cancelled by somebody outside of it."""
 
 

@@ -35,7 +35,12 @@ def _compute(file: str) -> str:
     paths = {file} if root is not None else set[str]()
     for module in list(sys.modules.values()):
         path = getattr(module, "__file__", None)
-        if root is not None and path and path.startswith(str(root)) and not any(part in path for part in _INSTALLED):
+        if (
+            root is not None
+            and path
+            and path.startswith(str(root))
+            and not any(part in path for part in _INSTALLED)
+        ):
             paths.add(path)
     for path in sorted(paths):
         digest.update(Path(path).name.encode() + b"\0" + _file_digest(path))

@@ -17,8 +17,8 @@ from agentflow.engine.context import CURRENT, Frame
 from agentflow.engine.flow_run import Body, Outcome, run_blocking, run_on_loop
 from agentflow.engine.logs import record_prints
 from agentflow.engine.policy import StepPolicy, retry_delays
-from agentflow.engine.runtime import INLINE, LOOP, drive
-from agentflow.engine.step import Call, execute
+from agentflow.engine.runtime import LOOP
+from agentflow.engine.step import Call, execute, execute_now
 from agentflow.errors import DefinitionError, ParameterError, RunFinishedError, RunNotFoundError
 from agentflow.fingerprints import fingerprint
 from agentflow.journal.opening import open_journal
@@ -39,7 +39,7 @@ R_co = TypeVar("R_co", covariant=True)
 class Flow(Generic[P, R_co]):
     """A function as a flow; made by `flow`."""
 
-    def __init__(  # noqa: PLR0913 - the options of the decorator, each by its name
+    def __init__(
         self,
         fn: Callable[P, R_co],
         *,
@@ -60,7 +60,9 @@ class Flow(Generic[P, R_co]):
             message = f"@flow wants a function, not {fn!r}"
             raise DefinitionError(message)
         if retries < 0 or (timeout_seconds is not None and timeout_seconds <= 0):
-            message = f"{name or default_name(fn)}: retries must not be negative, timeout_seconds must be positive"
+            message = (
+                f"{name or default_name(fn)}: retries must not be negative, timeout_seconds must be positive"
+            )
             raise DefinitionError(message)
         self.fn = fn
         self.name = name or default_name(fn)
@@ -128,24 +130,35 @@ class Flow(Generic[P, R_co]):
         args, kwargs = self.binder.rebind(arguments)
         data, _ = canonical(list(arguments.values()))
         key = frame.run.hasher.digest(self.name.encode() + b"\0flow\0" + data)
-        call = Call(frame, self._step_policy, key, self.fn, args, kwargs, lambda: dict(arguments), self.binder.rebind)
+        call = Call(
+            frame, self._step_policy, key, self.fn, args, kwargs, lambda: dict(arguments), self.binder.rebind
+        )
         if self.is_async:
             coroutine = execute(call, LOOP)
             frame.run.unstarted[call] = coroutine
             return coroutine
-        return drive(execute(call, INLINE))
+        return execute_now(call)
 
     def run(
-        self, arguments: Mapping[str, Any], *, journal: Journal | None = None, options: Options | None = None,
+        self,
+        arguments: Mapping[str, Any],
+        *,
+        journal: Journal | None = None,
+        options: Options | None = None,
         origin: Origin = Origin.PERSON,
     ) -> Outcome:
         """Run with bound, validated arguments in this thread (an async flow on a loop of its own); never raises for a
-        failure of the flow: see `Outcome`."""
+        failure of the flow: see `Outcome`.
+        """
         active = self._begin(arguments, journal, options, origin)
         return run_blocking(active, self._body(arguments))
 
     async def run_async(
-        self, arguments: Mapping[str, Any], *, journal: Journal | None = None, options: Options | None = None,
+        self,
+        arguments: Mapping[str, Any],
+        *,
+        journal: Journal | None = None,
+        options: Options | None = None,
         origin: Origin = Origin.PERSON,
     ) -> Outcome:
         """Like `run`, for an async flow on the running loop."""
@@ -164,7 +177,9 @@ class Flow(Generic[P, R_co]):
         args, kwargs = self.binder.rebind(arguments)
         return Body(self.policy, self.fn, args, kwargs, self.is_async)
 
-    def new_run(self, arguments: Mapping[str, Any], journal: Journal, options: Options, origin: Origin) -> NewRun:
+    def new_run(
+        self, arguments: Mapping[str, Any], journal: Journal, options: Options, origin: Origin
+    ) -> NewRun:
         """The run that a call with these arguments makes."""
         codec = Codec(journal.key, allow_pickle=options.settings.allow_pickle)
         return NewRun(
@@ -182,7 +197,12 @@ class Flow(Generic[P, R_co]):
 
     # -- resuming it
     def resume(
-        self, run_id: str, *, journal: Journal | None = None, options: Options | None = None, take_over: bool = False
+        self,
+        run_id: str,
+        *,
+        journal: Journal | None = None,
+        options: Options | None = None,
+        take_over: bool = False,
     ) -> Outcome:
         """Continue a run of this flow in this thread: what is recorded is reused, the rest runs.
 
@@ -192,14 +212,24 @@ class Flow(Generic[P, R_co]):
         return run_blocking(active, self._body(arguments))
 
     async def resume_async(
-        self, run_id: str, *, journal: Journal | None = None, options: Options | None = None, take_over: bool = False
+        self,
+        run_id: str,
+        *,
+        journal: Journal | None = None,
+        options: Options | None = None,
+        take_over: bool = False,
     ) -> Outcome:
         """Like `resume`, for an async flow on the running loop."""
         active, arguments = self.claim(run_id, journal=journal, options=options, take_over=take_over)
         return await run_on_loop(active, self._body(arguments))
 
     def claim(
-        self, run_id: str, *, journal: Journal | None = None, options: Options | None = None, take_over: bool = False
+        self,
+        run_id: str,
+        *,
+        journal: Journal | None = None,
+        options: Options | None = None,
+        take_over: bool = False,
     ) -> tuple[ActiveRun, dict[str, Any]]:
         """Own a run of this flow, with its records loaded; returns it and its arguments."""
         options = options or default_options()
@@ -316,5 +346,3 @@ def flow(fn: Any = None, /, **options: Any) -> Any:
         return made
 
     return wrap
-
-

@@ -14,8 +14,7 @@ from typing import TypeVar, cast
 
 from agentflow.engine.context import CURRENT
 from agentflow.engine.policy import StepPolicy
-from agentflow.engine.runtime import INLINE, drive
-from agentflow.engine.step import Call, execute
+from agentflow.engine.step import Call, execute_now
 from agentflow.model.steps import StepKind
 
 T = TypeVar("T")
@@ -32,7 +31,7 @@ def _record(name: str, make: Callable[[], T]) -> T:
     policy = StepPolicy(name=name, kind=StepKind.RECORDED, plain=True)
     key = frame.run.hasher.digest(name.encode())
     call = Call(frame, policy, key, make, (), {}, _nothing, lambda _: ((), {}))
-    return cast("T", drive(execute(call, INLINE)))
+    return cast("T", execute_now(call))
 
 
 def now(zone: dt.tzinfo = dt.UTC) -> dt.datetime:

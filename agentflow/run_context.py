@@ -61,7 +61,7 @@ def scope(name: str) -> Generator[None, None, None]:
         CURRENT.reset(token)
 
 
-def send_event(run_id: str, name: str, payload: Any = None, *, journal: Journal | None = None) -> bool:  # noqa: ANN401
+def send_event(run_id: str, name: str, payload: Any = None, *, journal: Journal | None = None) -> bool:
     """Send an event to a run: to the first `wait_for_event` of that name, else kept for the next one.
 
     Returns whether somebody was waiting. Raises `RunNotFoundError`, `RunFinishedError`.
@@ -71,5 +71,3 @@ def send_event(run_id: str, name: str, payload: Any = None, *, journal: Journal 
         raise RunNotFoundError(run_id)
     data = Codec(journal.key).encode(payload)
     return journal.send_event(run_id, name, data, time.time()) is not None
-
-

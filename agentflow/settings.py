@@ -50,10 +50,12 @@ class Settings:
         return cls(**values)
 
 
-def _parse(name: str, text: str, kind: type[Any]) -> Any:  # noqa: ANN401 - the field's own type
+def _parse(name: str, text: str, kind: type[Any]) -> Any:
     try:
         if kind is bool:
-            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[text.lower()]
+            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[
+                text.lower()
+            ]
         return Path(text).expanduser() if kind is Path else kind(text)
     except (KeyError, ValueError):
         wanted = "true or false" if kind is bool else f"a value of type {kind.__name__}"

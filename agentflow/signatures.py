@@ -182,7 +182,7 @@ class Binder:
         return make_adapter(hint)
 
 
-def make_adapter(hint: Any) -> TypeAdapter[Any]:  # noqa: ANN401 - any annotation
+def make_adapter(hint: Any) -> TypeAdapter[Any]:
     """A validator for an annotation; one that pydantic cannot handle accepts anything."""
     for config in (_CONFIG, None):  # types with a configuration of their own refuse another one
         try:
@@ -193,7 +193,9 @@ def make_adapter(hint: Any) -> TypeAdapter[Any]:  # noqa: ANN401 - any annotatio
     return TypeAdapter(Any)
 
 
-def adapter_schema(adapter: TypeAdapter[Any], mode: typing.Literal["validation", "serialization"] = "validation") -> dict[str, Any]:
+def adapter_schema(
+    adapter: TypeAdapter[Any], mode: typing.Literal["validation", "serialization"] = "validation"
+) -> dict[str, Any]:
     """The JSON schema of a validator; ``{}`` (anything) where the type has none."""
     try:
         return adapter.json_schema(mode=mode)
@@ -201,16 +203,14 @@ def adapter_schema(adapter: TypeAdapter[Any], mode: typing.Literal["validation",
         return {}
 
 
-def describe_fault(name: str, fault: Any) -> str:  # noqa: ANN401 - an entry of ValidationError.errors()
+def describe_fault(name: str, fault: Any) -> str:
     """One line for one fault: where, what, and what came instead."""
     where = ".".join([name, *(str(part) for part in fault["loc"])])
     return f"{where}: {fault['msg']} (got {fault['input']!r:.80})"
 
 
-def _json_default(adapter: TypeAdapter[Any], value: Any) -> Any:  # noqa: ANN401 - JSON
+def _json_default(adapter: TypeAdapter[Any], value: Any) -> Any:
     try:
         return adapter.dump_python(value, mode="json", warnings=False)
     except Exception:  # noqa: BLE001 - a default that JSON cannot show is left out of the schema
         return ...
-
-

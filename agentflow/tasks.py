@@ -20,8 +20,8 @@ from agentflow.engine.context import CURRENT, Frame, current_frame
 from agentflow.engine.futures import TaskFuture, submit_async, submit_sync
 from agentflow.engine.logs import record_prints
 from agentflow.engine.policy import ApprovalRule, StepPolicy, retry_delays
-from agentflow.engine.runtime import INLINE, LOOP, drive
-from agentflow.engine.step import Call, execute
+from agentflow.engine.runtime import LOOP
+from agentflow.engine.step import Call, execute, execute_now, hit, recall
 from agentflow.errors import DefinitionError
 from agentflow.payloads.digests import canonical
 from agentflow.signatures import Binder
@@ -39,7 +39,14 @@ branches.own_coroutine(execute)
 class Task(Generic[P, R_co]):
     """A function as a task; made by `task`. Called inside a flow it is a step, elsewhere the plain function."""
 
-    def __init__(self, fn: Callable[P, R_co], policy: StepPolicy | None = None, *, name: str | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        fn: Callable[P, R_co],
+        policy: StepPolicy | None = None,
+        *,
+        name: str | None = None,
+        **options: Any,
+    ) -> None:
         self._wrapper: type[Any] | None = None
         if isinstance(fn, (staticmethod, classmethod)):
             self._wrapper = type(fn)  # pyright: ignore[reportUnknownMemberType]
@@ -59,7 +66,7 @@ class Task(Generic[P, R_co]):
         self.policy = policy or self._policy(**options)
         self._prefix = self.name.encode() + b"\0"
 
-    def _policy(self, **options: Any) -> StepPolicy:  # noqa: ANN401 - the decorator's options
+    def _policy(self, **options: Any) -> StepPolicy:
         policy = build_policy(self.name, self.fn, self.binder, **options)
         if policy.log_prints:
             record_prints()
@@ -71,20 +78,36 @@ class Task(Generic[P, R_co]):
         whole = (*self._self, *args) if self._self else args
         if frame is None:
             return self.fn(*whole, **kwargs)  # pyright: ignore[reportCallIssue]
-        call = self._call(frame, whole, kwargs)
+        run = frame.run
+        data, _ = canonical(self.binder.values(whole, kwargs))
+        key = run.hasher.digest(self._prefix + data)
         if self.is_async:
-            coroutine = execute(call, LOOP)
-            frame.run.unstarted[call] = coroutine
+            call = self._call(frame, key, data, whole, kwargs)
+            coroutine = run.unstarted[call] = execute(call, LOOP)
             return cast("R_co", coroutine)
-        return cast("R_co", drive(execute(call, INLINE)))
+        record = hit(frame, key) if run.records is not None and self.policy.plain else None
+        if record is not None:
+            return cast("R_co", recall(run, record))
+        return cast("R_co", execute_now(self._call(frame, key, data, whole, kwargs)))
 
-    def _call(self, frame: Frame, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
-        binder = self.binder
-        data, _ = canonical(binder.values(args, kwargs))
-        key = frame.run.hasher.digest(self._prefix + data)
-        options = dict(kwargs)
+    def call_in(self, frame: Frame, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
+        """The call of this task in a frame, its place settled."""
+        data, _ = canonical(self.binder.values(args, kwargs))
+        return self._call(frame, frame.run.hasher.digest(self._prefix + data), data, args, kwargs)
+
+    def _call(
+        self, frame: Frame, key: bytes, data: bytes, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Call:
+        binder, options = self.binder, dict(kwargs)
         call = Call(
-            frame, self.policy, key, self.fn, args, options, functools.partial(binder.arguments, args, options), binder.rebind
+            frame,
+            self.policy,
+            key,
+            self.fn,
+            args,
+            options,
+            functools.partial(binder.arguments, args, options),
+            binder.rebind,
         )
         if self.policy.aliases:
             digest = frame.run.hasher.digest
@@ -117,10 +140,14 @@ class Task(Generic[P, R_co]):
         columns = [_column(value) for value in (*args, *kwargs.values())]
         lengths = {len(column) for column in columns if column is not None}
         if len(lengths) != 1:
-            what = "no iterable argument" if not lengths else f"iterables of different lengths {sorted(lengths)}"
+            what = (
+                "no iterable argument" if not lengths else f"iterables of different lengths {sorted(lengths)}"
+            )
             message = f"{self.name}.map() got {what}; wrap constants in unmapped(...)"
             raise ValueError(message)
-        constants = [value.value if isinstance(value, unmapped) else value for value in (*args, *kwargs.values())]
+        constants = [
+            value.value if isinstance(value, unmapped) else value for value in (*args, *kwargs.values())
+        ]
         futures: list[TaskFuture[Any]] = []
         for index in range(lengths.pop()):
             row = [
@@ -180,7 +207,7 @@ def submit_in(task: Any, frame: Frame, args: Sequence[Any], kwargs: Mapping[str,
     whole = (*task._self, *args)
     awaited = _futures((whole, kwargs))
     if not awaited:
-        call = task._call(frame, whole, kwargs)
+        call = task.call_in(frame, whole, kwargs)
 
         def prepare() -> Call:
             return call
@@ -191,7 +218,7 @@ def submit_in(task: Any, frame: Frame, args: Sequence[Any], kwargs: Mapping[str,
         def prepare() -> Call:
             values, named = _resolved(whole), _resolved(dict(kwargs))
             CURRENT.set(late)
-            return task._call(late, values, named)
+            return task.call_in(late, values, named)
 
     if task.is_async:
         return submit_async(task.name, frame.run, prepare, awaited)
@@ -256,7 +283,7 @@ def _receiver(fn: Callable[..., Any], wrapper: type[Any] | None) -> int:
     return 1 if first in ("self", "cls") and owner and not owner.endswith("<locals>") else 0
 
 
-def build_policy(  # noqa: PLR0913 - the options of the decorator, each by its name
+def build_policy(
     name: str,
     fn: Callable[..., Any],
     binder: Binder,
@@ -294,7 +321,9 @@ def build_policy(  # noqa: PLR0913 - the options of the decorator, each by its n
         message = f"{name}: a side effect cannot be cached; take the cache options away"
         raise DefinitionError(message)
     if not side_effect and (idempotent or not_done or approval is not None):
-        message = f"{name}: idempotent, not_done_on and approval are options of side effects; say side_effect=True"
+        message = (
+            f"{name}: idempotent, not_done_on and approval are options of side effects; say side_effect=True"
+        )
         raise DefinitionError(message)
     if not persist_result and policy is not None:
         message = f"{name}: persist_result=False records nothing, so nothing can be cached"
@@ -322,13 +351,21 @@ def build_policy(  # noqa: PLR0913 - the options of the decorator, each by its n
         description=inspect.getdoc(fn) or "",
         source=functools.cache(lambda: source_digest(fn)),
         identity=identity_of(fn),
-        read_answer=lambda answer: answer if binder.returns is None else binder.returns.validate_python(answer),
+        read_answer=lambda answer: (
+            answer if binder.returns is None else binder.returns.validate_python(answer)
+        ),
     )
     return replace(result, plain=result.is_plain())
 
 
 def _check(
-    name: str, retries: int, delays: tuple[float, ...], timeout: float | None, *, side_effect: bool, persist: bool
+    name: str,
+    retries: int,
+    delays: tuple[float, ...],
+    timeout: float | None,
+    *,
+    side_effect: bool,
+    persist: bool,
 ) -> None:
     if retries < 0 or any(delay < 0 for delay in delays) or (timeout is not None and timeout <= 0):
         message = f"{name}: retries and delays must not be negative, timeout_seconds must be positive"
@@ -346,7 +383,11 @@ def identity_of(fn: Callable[..., Any]) -> str:
     module = getattr(fn, "__module__", "") or ""
     code = getattr(inspect.unwrap(fn), "__code__", None)
     if code is not None:
-        module = module.rpartition(".")[0] + Path(code.co_filename).stem if module != "__main__" else Path(code.co_filename).stem
+        module = (
+            module.rpartition(".")[0] + Path(code.co_filename).stem
+            if module != "__main__"
+            else Path(code.co_filename).stem
+        )
     return f"{module}:{getattr(fn, '__qualname__', type(fn).__qualname__)}"
 
 
@@ -419,5 +460,3 @@ def task(fn: Any = None, /, **options: Any) -> Any:
         return made
 
     return wrap
-
-

@@ -19,15 +19,19 @@ from agentflow.payloads.failures import describe_failure
 
 def stamp(seconds: float | None) -> str | None:
     """A time as RFC 3339 in UTC."""
-    return None if seconds is None else dt.datetime.fromtimestamp(seconds, dt.UTC).isoformat(timespec="milliseconds")
+    return (
+        None
+        if seconds is None
+        else dt.datetime.fromtimestamp(seconds, dt.UTC).isoformat(timespec="milliseconds")
+    )
 
 
-def plain(data: bytes | None) -> Any:  # noqa: ANN401 - JSON
+def plain(data: bytes | None) -> Any:
     """An encoded value as JSON for people, without building it: tags are replaced by what they wrap."""
     return None if data is None else _strip(orjson.loads(data))
 
 
-def _strip(value: Any) -> Any:  # noqa: ANN401 - JSON
+def _strip(value: Any) -> Any:
     if isinstance(value, list):
         return [_strip(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
     if not isinstance(value, dict):
@@ -110,7 +114,10 @@ def wait_view(wait: Wait) -> dict[str, Any]:
 def waiting_view(waits: Iterable[Wait]) -> list[dict[str, Any]]:
     """``waiting_for`` of a run, people's questions first."""
     order = sorted(waits, key=lambda wait: (wait.kind not in PERSON_KINDS, wait.opened))
-    return [{"kind": wait.kind.value, "id": wait.id, "url": f"/approvals/{wait.id}"} | _due(wait) for wait in order]
+    return [
+        {"kind": wait.kind.value, "id": wait.id, "url": f"/approvals/{wait.id}"} | _due(wait)
+        for wait in order
+    ]
 
 
 def _due(wait: Wait) -> dict[str, Any]:
@@ -157,7 +164,9 @@ class StepTree:
             self._scopes[b"" if is_root else identity] = "" if is_root else step["id"]
         if row.event == StepEvent.ATTEMPT:
             step["attempts"] = row.attempt + 1
-            self._scopes[attempt_scope(self._identify, bytes.fromhex(step["id"]), row.attempt + 1)] = step["id"]
+            self._scopes[attempt_scope(self._identify, bytes.fromhex(step["id"]), row.attempt + 1)] = step[
+                "id"
+            ]
         failed = row.event in (StepEvent.FAILED, StepEvent.ATTEMPT, StepEvent.NOT_DONE, StepEvent.UNKNOWN)
         step |= {
             "event": row.event,

@@ -90,7 +90,7 @@ class _Body:
             due=None if self.seconds is None else now + self.seconds,
         )
         decided = await wait_durably(run, child, wait, self.runtime)
-        self.call.answered.append(decided.id)
+        self.call.answered += (decided.id,)
         return self.read(decided)
 
     def run(self) -> Any:
@@ -142,7 +142,9 @@ def wait_for_event(name: str, payload_type: Any = Any, *, timeout: Seconds | Non
 
     def read(wait: Wait) -> Any:
         _check_elapsed(wait, seconds)
-        return adapter.validate_python(run.codec.decode(orjson.dumps(wait.decision.answer if wait.decision else None)))
+        return adapter.validate_python(
+            run.codec.decode(orjson.dumps(wait.decision.answer if wait.decision else None))
+        )
 
     body.read = read
     return _start(body, name)

@@ -24,12 +24,12 @@ from agentflow.model.waits import (
 )
 
 
-def decide(  # noqa: PLR0913 - the parts of a decision, each by its name
+def decide(
     journal: Journal,
     wait_id: str,
     verdict: Verdict,
     *,
-    answer: Any = None,  # noqa: ANN401 - JSON
+    answer: Any = None,
     reason: str = "",
     actor: str = "",
     channel: Channel,
@@ -58,13 +58,15 @@ def decide(  # noqa: PLR0913 - the parts of a decision, each by its name
     return journal.decide(wait_id, decision, now=time.time() if now is None else now, allowed_digest=allowed)
 
 
-def complete_edit(wait: Wait, edited: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
+def complete_edit(wait: Wait, edited: Any) -> dict[str, Any]:
     """A person's edit, laid over the proposed arguments and checked against the tool's schema."""
     if not isinstance(edited, dict):
         message = f"{wait.id}: edited arguments are a JSON object by argument name, not {edited!r:.80}"
         raise DecisionRefusedError(message)
     proposed: dict[str, Any] = wait.question.get("arguments", {})
-    unknown = [name for name in edited if name not in proposed and name not in wait.schema.get("properties", {})]  # pyright: ignore[reportUnknownVariableType]
+    unknown = [
+        name for name in edited if name not in proposed and name not in wait.schema.get("properties", {})
+    ]  # pyright: ignore[reportUnknownVariableType]
     if unknown:
         message = f"{wait.id}: {wait.name} has no argument {', '.join(map(repr, unknown))}; it has {', '.join(proposed)}"  # pyright: ignore[reportUnknownArgumentType]
         raise DecisionRefusedError(message)
@@ -73,14 +75,16 @@ def complete_edit(wait: Wait, edited: Any) -> dict[str, Any]:  # noqa: ANN401 - 
     return whole
 
 
-def check_schema(wait: Wait, value: Any) -> None:  # noqa: ANN401 - JSON
+def check_schema(wait: Wait, value: Any) -> None:
     """Raise `DecisionRefusedError` where `value` does not fit the wait's schema."""
     if not wait.schema:
         return
     validator = jsonschema.Draft202012Validator(wait.schema)
     faults = [
         f"{'.'.join(str(part) for part in fault.absolute_path) or 'value'}: {fault.message}"
-        for fault in sorted(validator.iter_errors(value), key=lambda fault: list(map(str, fault.absolute_path)))
+        for fault in sorted(
+            validator.iter_errors(value), key=lambda fault: list(map(str, fault.absolute_path))
+        )
     ]
     if faults:
         message = f"{wait.id}: " + "; ".join(faults[:5])

@@ -22,7 +22,7 @@ class Policy(ABC):
         """Whether a person has to sign `request`."""
 
     @abstractmethod
-    def describe(self) -> Any:  # noqa: ANN401 - JSON
+    def describe(self) -> Any:
         """What the policy is, as JSON: its version is the digest of this."""
 
     @property
@@ -45,7 +45,7 @@ class Always(Policy):
         del request
         return True
 
-    def describe(self) -> Any:  # noqa: ANN401
+    def describe(self) -> Any:
         return "always"
 
 
@@ -57,7 +57,7 @@ class Never(Policy):
         del request
         return False
 
-    def describe(self) -> Any:  # noqa: ANN401
+    def describe(self) -> Any:
         return "never"
 
 
@@ -70,7 +70,7 @@ class ByOrigin(Policy):
     def wants(self, request: EffectRequest) -> bool:
         return bool(self.origins & request.origins)
 
-    def describe(self) -> Any:  # noqa: ANN401
+    def describe(self) -> Any:
         return ["origin", sorted(self.origins)]
 
 
@@ -87,7 +87,7 @@ class When(Policy):
         except Exception:  # noqa: BLE001 - in doubt, a person looks
             return True
 
-    def describe(self) -> Any:  # noqa: ANN401
+    def describe(self) -> Any:
         return ["when", self.name]
 
 
@@ -101,7 +101,7 @@ class Either(Policy):
     def wants(self, request: EffectRequest) -> bool:
         return self.first.wants(request) or self.second.wants(request)
 
-    def describe(self) -> Any:  # noqa: ANN401
+    def describe(self) -> Any:
         return ["or", self.first.describe(), self.second.describe()]
 
 
@@ -115,14 +115,14 @@ class Both(Policy):
     def wants(self, request: EffectRequest) -> bool:
         return self.first.wants(request) and self.second.wants(request)
 
-    def describe(self) -> Any:  # noqa: ANN401
+    def describe(self) -> Any:
         return ["and", self.first.describe(), self.second.describe()]
 
 
 BY_ORIGIN = ByOrigin()
 
 
-def policy_from(rule: Any) -> Policy:  # noqa: ANN401 - what a task may say
+def policy_from(rule: Any) -> Policy:
     """The policy that a task's ``approval`` option means."""
     if rule is None:
         return BY_ORIGIN
@@ -131,5 +131,7 @@ def policy_from(rule: Any) -> Policy:  # noqa: ANN401 - what a task may say
     named = {"always": Always(), "never": Never()}
     if rule in named:
         return named[rule]
-    message = f"approval={rule!r} is not a rule; use None (by origin), 'always', 'never' or an approvals policy"
+    message = (
+        f"approval={rule!r} is not a rule; use None (by origin), 'always', 'never' or an approvals policy"
+    )
     raise DefinitionError(message)

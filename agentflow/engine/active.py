@@ -72,15 +72,17 @@ class ActiveRun:
         self.hasher = Hasher(journal.key)
         #: What earlier lives recorded; None where there is nothing.
         self.records: Records | None = Records(rows, self.identify) if rows else None
-        self.delivery = Delivery(self.records.order if self.records else ())
+        self.delivery = Delivery(self.records)
         #: The code differs from the one that wrote the records.
         self.changed = changed
         self._base = run.number << SEQUENCE_BITS
         last = self.records.last if self.records else self._base
         self._ids = itertools.count(last + 1)
-        #: Why nothing of this run may happen here any more.
-        self.fence: Unwinding | None = None
+        self._fence: Unwinding | None = None
         self._revoked = False
+        #: `check` may have something to say; looked at first on the hot path.
+        self.guarded = False
+        self.clock = options.clock
         self.tally = Tally()
         self.model_spoke = bool(self.records and self.records.spoke)
         #: Frames of executing bodies.
@@ -110,20 +112,32 @@ class ActiveRun:
         return next(self._ids)
 
     # -- permission to go on
+    @property
+    def fence(self) -> Unwinding | None:
+        """Why nothing of this run may happen here any more; set once."""
+        return self._fence
+
+    @fence.setter
+    def fence(self, fence: Unwinding | None) -> None:
+        self._fence = fence
+        self.guarded = self._revoked or fence is not None
+
     def check(self, frame: Frame) -> None:
         """Raise what forbids `frame` to do anything; every verb of the engine calls this first."""
-        if self.fence is not None:
-            raise self.fence.__class__(*self.fence.args)
+        if self._fence is not None:
+            raise self._fence.__class__(*self._fence.args)
         if self._revoked:
             for around in frame.enclosing():
                 if around.revoked:
-                    message = f"{around.policy.name} ran past its timeout; what its thread still does is refused"
+                    message = (
+                        f"{around.policy.name} ran past its timeout; what its thread still does is refused"
+                    )
                     raise Revoked(message)
 
     def revoke(self, frame: Frame) -> None:
         """Refuse whatever an abandoned attempt still does."""
         frame.root.revoked = True
-        self._revoked = True
+        self._revoked = self.guarded = True
 
     def stop(self, fence: Unwinding) -> None:
         """Fence the run and unwind whatever waits in it. Callable from any thread."""

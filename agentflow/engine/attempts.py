@@ -16,6 +16,7 @@ from agentflow.engine.effects import (
     keep_order,
     permit,
     resolve_doubt,
+    tell_edit,
 )
 from agentflow.engine.logs import run_log
 from agentflow.engine.records import Place, Record, Records, Scope, attempt_scope
@@ -24,11 +25,11 @@ from agentflow.engine.step import (
     Call,
     body_frame,
     commit_durably,
-    count_effect,
     end_row,
     find,
     note_unwinding,
     recall,
+    replay,
     run_body,
     start_rows,
 )
@@ -50,18 +51,14 @@ if TYPE_CHECKING:
     from agentflow.engine.runtime import Runtime
 
 
-async def execute_fully(call: Call, place: Place, rt: Runtime) -> Any:  # noqa: ANN401 - what the function returns
+async def execute_fully(call: Call, place: Place, rt: Runtime) -> Any:
     """Like `agentflow.engine.step.execute`, for steps with options."""
     if call.policy.side_effect:
         return await _effect(call, place, rt)
-    run, frame = call.run, call.frame
+    run = call.run
     record = find(call, place)
     if record is not None and record.end and call.policy.persist_result:
-        if record.effect:
-            count_effect(call, place)
-        await rt.deliver(run, record)
-        run.check(frame)
-        return recall(call, record)
+        return await replay(call, record, rt)
     key: bytes | None = None
     if call.policy.cache_policy is not None:
         key = _cross_run_key(call)
@@ -80,28 +77,33 @@ def _cross_run_key(call: Call) -> bytes | None:
         return None
 
 
-async def _from_cache(call: Call, place: Place, found: CacheRow, rt: Runtime) -> Any:  # noqa: ANN401
+async def _from_cache(call: Call, place: Place, found: CacheRow, rt: Runtime) -> Any:
     """A hit across runs becomes a row of this run before it is delivered: expiry must not change a replay."""
     run = call.run
     value = run.codec.decode(found.value)
     await rt.settled(run)
     run.check(call.frame)
     child = body_frame(call, place, None)
-    rows = [*start_rows(call.frame), row := end_row(call, child, "cached", found.value, {"from_run": found.run})]
+    rows = [
+        *start_rows(call.frame),
+        row := end_row(call, child, "cached", found.value, {"from_run": found.run}),
+    ]
     await rt.commit(run, rows)
     run.tally.cached += 1
     return value
 
 
-async def _attempts(call: Call, place: Place, record: Record | None, key: bytes | None, rt: Runtime) -> Any:  # noqa: ANN401
+async def _attempts(call: Call, place: Place, record: Record | None, key: bytes | None, rt: Runtime) -> Any:
     run, policy = call.run, call.policy
     attempt = record.attempts if record is not None and not record.end else 0
     if attempt and record is not None:
         due = record.details().get("due", 0.0)
         await rt.pause(run, max(0.0, due - run.options.clock()))
+    counted = False
     while True:
         run.check(call.frame)
         child = body_frame(call, place, record, attempt)
+        child.counted = child.counted or counted
         first = run.next_id()
         try:
             value = await _timed_body(call, child, rt)
@@ -111,12 +113,12 @@ async def _attempts(call: Call, place: Place, record: Record | None, key: bytes 
             if not await _wants_retry(call, error, attempt, rt):
                 raise (await _fail(call, child, error, attempt, rt)) from error.__cause__
             await _next_attempt(call, child, error, attempt, first, rt)
-            attempt += 1
+            attempt, record, counted = attempt + 1, None, child.counted
             continue
         return await _complete(call, child, value, data, attempt, key, rt)
 
 
-async def _timed_body(call: Call, child: Frame, rt: Runtime) -> Any:  # noqa: ANN401
+async def _timed_body(call: Call, child: Frame, rt: Runtime) -> Any:
     try:
         return await run_body(call, child, rt)
     except Overdue:
@@ -125,7 +127,9 @@ async def _timed_body(call: Call, child: Frame, rt: Runtime) -> Any:  # noqa: AN
 
 async def _wants_retry(call: Call, error: BaseException, attempt: int, rt: Runtime) -> bool:
     policy = call.policy
-    if attempt >= policy.retries or isinstance(error, (CodecError, DivergenceError, InDoubtError, ApprovalDenied)):
+    if attempt >= policy.retries or isinstance(
+        error, (CodecError, DivergenceError, InDoubtError, ApprovalDenied)
+    ):
         return False
     if policy.retry_condition is None:
         return True
@@ -136,12 +140,16 @@ async def _wants_retry(call: Call, error: BaseException, attempt: int, rt: Runti
     except Unwinding:
         raise
     except Exception as second:  # noqa: BLE001 - a broken condition means: do not retry
-        run_log(call.run, f"retry_condition_fn of {policy.name} raised {second!r}; not retried", step=policy.name)
+        run_log(
+            call.run, f"retry_condition_fn of {policy.name} raised {second!r}; not retried", step=policy.name
+        )
         return False
     return bool(answer)
 
 
-async def _next_attempt(call: Call, child: Frame, error: BaseException, attempt: int, first: int, rt: Runtime) -> None:
+async def _next_attempt(
+    call: Call, child: Frame, error: BaseException, attempt: int, first: int, rt: Runtime
+) -> None:
     """Record the failed attempt, hand on what stays good, and wait for the delay."""
     run, policy = call.run, call.policy
     delay = policy.delay_before(attempt + 1, run.options.random())
@@ -156,8 +164,18 @@ async def _next_attempt(call: Call, child: Frame, error: BaseException, attempt:
     rows = [*start_rows(call.frame), row := end_row(call, child, "attempt", data, detail, attempt=attempt)]
     await rt.commit(run, rows)
     if guilty:
-        hand_on(call.run, child.scope, attempt_scope(run.identify, _identity(call, child), attempt + 1), guilty, first)
-    run_log(run, f"{policy.name} failed ({error!r}); attempt {attempt + 2} follows in {delay:g} s", step=policy.name)
+        hand_on(
+            call.run,
+            child.scope,
+            attempt_scope(run.identify, _identity(call, child), attempt + 1),
+            guilty,
+            first,
+        )
+    run_log(
+        run,
+        f"{policy.name} failed ({error!r}); attempt {attempt + 2} follows in {delay:g} s",
+        step=policy.name,
+    )
     await rt.pause(run, delay)
 
 
@@ -165,7 +183,7 @@ def _identity(call: Call, child: Frame) -> bytes:
     return call.run.identify(call.frame.scope, child.place)
 
 
-def hand_on(run: Any, before: bytes, after: bytes, guilty: list[int], first: int) -> None:  # noqa: ANN401 - ActiveRun
+def hand_on(run: Any, before: bytes, after: bytes, guilty: list[int], first: int) -> None:
     """Give the next attempt the pure steps of the failed one that come before the guilty ones."""
     scope = Scope()
     if run.records is not None and (old := run.records.scopes.get(before)) is not None:
@@ -182,9 +200,15 @@ def hand_on(run: Any, before: bytes, after: bytes, guilty: list[int], first: int
     run.records.scopes[after] = kept
 
 
-async def _complete(  # noqa: PLR0913 - the parts of an end
-    call: Call, child: Frame, value: Any, data: bytes, attempt: int, key: bytes | None, rt: Runtime  # noqa: ANN401
-) -> Any:  # noqa: ANN401
+async def _complete(
+    call: Call,
+    child: Frame,
+    value: Any,
+    data: bytes,
+    attempt: int,
+    key: bytes | None,
+    rt: Runtime,
+) -> Any:
     run, policy = call.run, call.policy
     await rt.settled(run)
     run.check(call.frame)
@@ -223,7 +247,7 @@ async def _fail(call: Call, child: Frame, error: BaseException, attempt: int, rt
 # -- side effects
 
 
-async def _effect(call: Call, place: Place, rt: Runtime) -> Any:  # noqa: ANN401 - what the function returns
+async def _effect(call: Call, place: Place, rt: Runtime) -> Any:
     run, frame = call.run, call.frame
     record = find(call, place)
     place = record.place if record is not None else place
@@ -232,7 +256,8 @@ async def _effect(call: Call, place: Place, rt: Runtime) -> Any:  # noqa: ANN401
         await keep_order(call, place, record, rt)
         await rt.deliver(run, record)
         run.check(frame)
-        return recall(call, record)
+        tell_edit(call, record.details())
+        return recall(call.run, record)
     await rt.settled(run)
     run.check(frame)
     try:
@@ -255,7 +280,9 @@ async def _permission(call: Call, place: Place, record: Record | None, rt: Runti
         if verdict.happened:
             call.kwargs = {"value": verdict.value}
             return None
-        permission = Permission(tuple(call.args), call.kwargs, json_arguments(call.arguments()), verdict.wait_id)
+        permission = Permission(
+            tuple(call.args), call.kwargs, json_arguments(call.arguments()), verdict.wait_id
+        )
         executed = record.details().get("arguments")
         if executed is not None and executed != permission.executed:
             edited = policy.validate(executed) if policy.validate is not None else executed
@@ -265,16 +292,19 @@ async def _permission(call: Call, place: Place, record: Record | None, rt: Runti
     return await permit(call, place, record, rt)
 
 
-def _reader(call: Call) -> Any:  # noqa: ANN401 - a function
+def _reader(call: Call) -> Any:
     return call.policy.read_answer or (lambda answer: answer)
 
 
-async def _happened(call: Call, place: Place, rt: Runtime) -> Any:  # noqa: ANN401
+async def _happened(call: Call, place: Place, rt: Runtime) -> Any:
     """A person said that it happened, with this result."""
     run = call.run
     child = body_frame(call, place, None)
     data, value = run.codec.round_trip(call.kwargs["value"])
-    rows = [*start_rows(call.frame), row := end_row(call, child, "completed", data, {"around": call.frame.scope.hex(), "told": True})]
+    rows = [
+        *start_rows(call.frame),
+        row := end_row(call, child, "completed", data, {"around": call.frame.scope.hex(), "told": True}),
+    ]
     await commit_durably(run, rows, rt, consumed=call.answered)
     _note(call, row)
     return value
@@ -284,14 +314,17 @@ async def _refuse(call: Call, place: Place, refusal: AgentflowError, rt: Runtime
     run = call.run
     child = body_frame(call, place, None)
     data, shown = encode_failure(run.codec, refusal)
-    rows = [*start_rows(call.frame), row := end_row(call, child, "failed", data, {"around": call.frame.scope.hex()})]
+    rows = [
+        *start_rows(call.frame),
+        row := end_row(call, child, "failed", data, {"around": call.frame.scope.hex()}),
+    ]
     await commit_durably(run, rows, rt, consumed=call.answered)
     record_failure(shown, row.id & 0xFFFFFFFF, row.scope)
     _note(call, row)
     return shown
 
 
-def _note(call: Call, row: Any) -> None:  # noqa: ANN401 - a StepRow
+def _note(call: Call, row: Any) -> None:
     """Keep an effect's end for later attempts of the steps around it, in this life."""
     run = call.run
     if run.records is None:
@@ -300,7 +333,7 @@ def _note(call: Call, row: Any) -> None:  # noqa: ANN401 - a StepRow
     scope.add(row).claimed = 2
 
 
-async def _run_effect(call: Call, place: Place, permission: Permission, attempt: int, rt: Runtime) -> Any:  # noqa: ANN401
+async def _run_effect(call: Call, place: Place, permission: Permission, attempt: int, rt: Runtime) -> Any:
     run, policy, frame = call.run, call.policy, call.frame
     call.args, call.kwargs = permission.args, permission.kwargs
     around = frame.scope.hex()
@@ -322,6 +355,7 @@ async def _run_effect(call: Call, place: Place, permission: Permission, attempt:
         intent = end_row(call, child, "intent", None, details, attempt=attempt)
         await intent_commit(call, rt, intent, permission)
         _note(call, intent)
+        tell_edit(call, details)
         try:
             value = await _shielded_body(call, child, rt)
             data, value = run.codec.round_trip(value)
@@ -339,7 +373,7 @@ async def _run_effect(call: Call, place: Place, permission: Permission, attempt:
         return value
 
 
-async def _shielded_body(call: Call, child: Frame, rt: Runtime) -> Any:  # noqa: ANN401
+async def _shielded_body(call: Call, child: Frame, rt: Runtime) -> Any:
     """Run an effect to its end even if the caller is cancelled; its end is recorded, then the cancellation goes on."""
     run, policy = call.run, call.policy
     child.task = rt.task()
@@ -372,7 +406,9 @@ async def _record_late(call: Call, child: Frame, cancelled: Interrupted, rt: Run
         row = end_row(call, child, "completed", run.codec.encode(outcome.result()), details)
     else:
         event = "not_done" if _is_not_done(call, error) else "unknown"
-        row = end_row(call, child, event, encode_failure(run.codec, error)[0], details | {"error": repr(error)})
+        row = end_row(
+            call, child, event, encode_failure(run.codec, error)[0], details | {"error": repr(error)}
+        )
     hop = asyncio.ensure_future(commit_durably(run, [row], rt))
     while not hop.done():
         try:
@@ -387,7 +423,7 @@ def _is_not_done(call: Call, error: BaseException) -> bool:
     return isinstance(error, (NotDone, *call.policy.not_done_on))
 
 
-async def _effect_failed(  # noqa: PLR0913 - the parts of an end
+async def _effect_failed(
     call: Call, child: Frame, error: Exception, details: dict[str, Any], attempt: int, rt: Runtime
 ) -> tuple[BaseException, bool]:
     """Record how a failed attempt of an effect ended; True = run it again (it did not happen, or is idempotent)."""

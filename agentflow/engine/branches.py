@@ -33,26 +33,32 @@ def install(loop: asyncio.AbstractEventLoop) -> None:
     if getattr(inner, _FLAGGED, False):
         return
 
-    def factory(loop: asyncio.AbstractEventLoop, coro: Any, *, context: Context | None = None, **options: Any) -> Any:
+    def make(coro: Any, *, loop: asyncio.AbstractEventLoop, **options: Any) -> Any:
+        return asyncio.Task(coro, loop=loop, **options) if inner is None else inner(loop, coro, **options)
+
+    def factory(
+        loop: asyncio.AbstractEventLoop, coro: Any, *, context: Context | None = None, **options: Any
+    ) -> Any:
         frame = context.get(CURRENT) if context is not None else CURRENT.get()
-        branch: Frame | None = None
-        if frame is not None:
-            context = copy_context() if context is None else context
-            code = getattr(coro, "cr_code", None)
-            if code not in _PLAIN and not (_WAIT_FOR_MAKES_A_TASK and _inside_wait_for()):
-                branch = frame.branched(_name(frame, coro))
-                context.run(CURRENT.set, branch)
-        if inner is None:
-            task = asyncio.Task(coro, loop=loop, context=context, **options)
-        else:
-            task = inner(loop, coro, context=context, **options)
-        if frame is not None:
-            if branch is not None:
-                branch.task = task
-            elif code not in _PLAIN:
-                frame.run.aliases[task] = frame.task
+        if frame is None:
+            return make(coro, loop=loop, context=context, **options)
+        code = getattr(coro, "cr_code", None)
+        if code in _PLAIN:  # a call of the engine: it leaves the set by itself
+            task = make(coro, loop=loop, context=context, **options)
             frame.run.tasks.add(task)
-            task.add_done_callback(frame.run.tasks.discard, context=_EMPTY)
+            return task
+        context = copy_context() if context is None else context
+        branch: Frame | None = None
+        if not (_WAIT_FOR_MAKES_A_TASK and _inside_wait_for()):
+            branch = frame.branched(_name(frame, coro))
+            context.run(CURRENT.set, branch)
+        task = make(coro, loop=loop, context=context, **options)
+        if branch is None:
+            frame.run.aliases[task] = frame.task
+        else:
+            branch.task = task
+        frame.run.tasks.add(task)
+        task.add_done_callback(frame.run.tasks.discard, context=_EMPTY)
         return task
 
     setattr(factory, _FLAGGED, True)
@@ -74,7 +80,7 @@ def _inside_wait_for() -> bool:
     return False
 
 
-def _name(frame: Frame, coro: Any) -> bytes:  # noqa: ANN401 - a coroutine
+def _name(frame: Frame, coro: Any) -> bytes:
     run = frame.run
     code: CodeType | None = getattr(coro, "cr_code", None)
     values: list[Any] = []

@@ -45,7 +45,9 @@ class CachePolicy:
     @property
     def is_on(self) -> bool:
         """Whether anything is cached at all."""
-        return self.inputs or self.task_source or self.run_id or self.flow_parameters or self.key_fn is not None
+        return (
+            self.inputs or self.task_source or self.run_id or self.flow_parameters or self.key_fn is not None
+        )
 
 
 INPUTS = CachePolicy(inputs=True)
@@ -57,7 +59,10 @@ DEFAULT = INPUTS + TASK_SOURCE + RUN_ID
 
 
 def choose_policy(
-    policy: CachePolicy | None, key_fn: Callable[[Any, Mapping[str, Any]], str | None] | None, *, expires: bool
+    policy: CachePolicy | None,
+    key_fn: Callable[[Any, Mapping[str, Any]], str | None] | None,
+    *,
+    expires: bool,
 ) -> CachePolicy | None:
     """The policy of a task: what it says; its key function; INPUTS + TASK_SOURCE where only an expiration is given."""
     if policy is not None and key_fn is not None:
@@ -70,7 +75,7 @@ def choose_policy(
     return policy if policy.is_on else None
 
 
-class NoKey(Exception):  # noqa: N818 - internal signal, explains why a call is not cached
+class NoKey(Exception):
     """The call cannot be cached; the text says why."""
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from agentflow.engine.records import ROOT, Place, Scope, attempt_scope
@@ -11,6 +12,7 @@ from agentflow.errors import MissingContextError
 
 if TYPE_CHECKING:
     from agentflow.engine.active import ActiveRun
+    from agentflow.engine.effects import Edit
     from agentflow.engine.policy import StepPolicy
 
 
@@ -20,19 +22,46 @@ class Frame:
     A body begins with one frame; every concurrent branch that it starts gets a frame of its own with the same scope.
     """
 
-    __slots__ = (
-        "_scope", "_stable", "attempt", "blocked", "branch", "effects", "in_effect", "kids", "loose", "occurrences",
-        "before", "counted", "detached", "executed", "parent", "place", "policy", "revoked", "root", "run", "started", "task", "t0", "waits",
-    )  # fmt: skip
+    # Defaults stand on the class: most frames never change them, and frames are made on the hot path.
+    _scope: bytes | None = None
+    _stable: bytes | None = None
+    _root: Frame | None = None
+    _records: Scope | None = None
+    #: The concurrent branch within the body; empty = the body's own code.
+    branch: bytes = ROOT
+    #: How many side effects this branch has asked for.
+    effects: int = 0
+    #: How many effects the calling branch had asked for before it called this body.
+    before: int = 0
+    #: When the body began, seconds since the epoch.
+    t0: float = 0.0
+    #: JSON of the arguments that a side effect executes.
+    executed: Mapping[str, Any] = MappingProxyType({})
+    #: Its body runs in a thread or task of its own, not in that of the code that called it.
+    detached: bool = False
+    #: The step's own "started" row has been written.
+    started: bool = False
+    #: It has been counted among the effects of the branch around it.
+    counted: bool = False
+    #: A person has allowed this branch to go another way than the recorded one.
+    loose: bool = False
+    #: The attempt was given up; nothing may happen in it any more.
+    revoked: bool = False
+    #: Durable waits pending below.
+    waits: int = 0
+    #: Blocked in a thread, in a wait or a join.
+    blocked: int = 0
+    #: Of a tool call: what a person changed in the arguments of side effects below.
+    edits: tuple[Edit, ...] = ()
 
-    def __init__(  # noqa: PLR0913 - one value per slot, built in one place
+    def __init__(
         self,
         run: ActiveRun,
         parent: Frame | None,
         policy: StepPolicy,
         place: Place,
         attempt: int = 0,
-        task: Any = None,  # noqa: ANN401 - an asyncio task or None
+        task: Any = None,
     ) -> None:
         self.run = run
         #: The frame that made the call whose body this is.
@@ -42,48 +71,35 @@ class Frame:
         self.attempt = attempt
         #: The asyncio task that runs this branch; None in a plain thread.
         self.task = task
-        self._scope: bytes | None = None
-        self._stable: bytes | None = None
-        self.branch = ROOT
-        #: The frame that a body begins with; a branch's frame points to it.
-        self.root = self
+        #: Calls so far, by key; branches so far, by name.
         self.occurrences: dict[bytes, int] = {}
         self.kids: dict[bytes, int] = {}
-        self.effects = 0
-        #: How many effects the calling branch had asked for before it called this body.
-        self.before = 0
-        self.in_effect = policy.side_effect or (parent is not None and parent.in_effect)
-        self.t0 = 0.0
-        #: JSON of the arguments that a side effect executes.
-        self.executed: dict[str, Any] = {}
-        #: Its body runs in a thread or task of its own, not in that of the code that called it.
-        self.detached = False
-        #: The step's own "started" row has been written.
-        self.started = parent is None
-        #: It has been counted among the effects of the branch around it.
-        self.counted = False
-        #: A person has allowed this branch to go another way than the recorded one.
-        self.loose = False
-        #: The attempt was given up; nothing may happen in it any more.
-        self.revoked = False
-        #: Durable waits pending below.
-        self.waits = 0
-        #: Blocked in a thread, in a wait or a join.
-        self.blocked = 0
+        if parent is None:
+            self.started = True
+            self.in_effect = False
+        else:
+            self.in_effect = policy.side_effect or parent.in_effect
+
+    @property
+    def root(self) -> Frame:
+        """The frame that the body begins with: itself, or the one that this is a branch of."""
+        return self._root or self
 
     @property
     def scope(self) -> bytes:
         """Digest that stands for this attempt of the step."""
-        if self.root._scope is None:  # noqa: SLF001 - the frame of the same body
-            self.root._open()  # noqa: SLF001
-        return self.root._scope or ROOT  # noqa: SLF001
+        root = self._root or self
+        if root._scope is None:
+            root._open()
+        return root._scope or ROOT
 
     @property
     def stable(self) -> bytes:
         """Digest that stands for the step over all attempts, its own and those around it."""
-        if self.root._scope is None:  # noqa: SLF001
-            self.root._open()  # noqa: SLF001
-        return self.root._stable or ROOT  # noqa: SLF001
+        root = self._root or self
+        if root._scope is None:
+            root._open()
+        return root._stable or ROOT
 
     def _open(self) -> None:
         identify = self.run.identify
@@ -98,18 +114,19 @@ class Frame:
 
     def records(self) -> Scope | None:
         """What was recorded of this scope, if anything."""
-        records = self.run.records
-        return None if records is None else records.scopes.get(self.scope)
+        if self._records is None and self.run.records is not None:
+            self._records = self.run.records.scopes.get(self.scope)
+        return self._records
 
     def stable_records(self) -> Scope | None:
         """What was recorded of effects in this scope."""
         records = self.run.records
         return None if records is None else records.scopes.get(self.stable)
 
-    def branched(self, branch: bytes, task: Any = None) -> Frame:  # noqa: ANN401 - an asyncio task or None
+    def branched(self, branch: bytes, task: Any = None) -> Frame:
         """The frame of a concurrent branch of this body."""
         frame = Frame(self.run, self.parent, self.policy, self.place, self.attempt, task)
-        frame.root = self.root
+        frame._root = self._root or self
         frame.branch = branch
         frame.in_effect = self.in_effect
         return frame

@@ -11,7 +11,7 @@ import asyncio
 import heapq
 from collections.abc import Sequence
 
-from agentflow.engine.records import Record
+from agentflow.engine.records import Record, Records
 
 _TURNS = 40
 _NAP = 0.002
@@ -21,14 +21,19 @@ _NAPS = 10
 class Delivery:
     """The queue of one run on its event loop. All methods run on that loop, except `expected`."""
 
-    def __init__(self, order: Sequence[Record]) -> None:
-        self.order = order
+    def __init__(self, records: Records | None) -> None:
+        self._records = records
         self._next = 0
         self._heap: list[tuple[int, int, asyncio.Future[None], Record]] = []
         self._holds: list[asyncio.Future[None]] = []
         self._pumping = False
         self._idle = 0
         self._count = 0
+
+    @property
+    def order(self) -> Sequence[Record]:
+        """What is to be delivered, in its order."""
+        return () if self._records is None else self._records.order
 
     def expected(self) -> Record | None:
         """The lowest record that nobody has received."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pydantic_core import to_jsonable_python
 
@@ -15,6 +15,7 @@ from agentflow.engine.records import Place, Record
 from agentflow.engine.waiting import wait_durably, wait_id
 from agentflow.errors import ApprovalDenied, DivergenceError, InDoubtError
 from agentflow.model.runs import Origin
+from agentflow.model.steps import StepKind
 from agentflow.model.waits import Verdict, Wait, WaitKind, binding
 
 if TYPE_CHECKING:
@@ -79,9 +80,31 @@ class Permission:
     again: bool = False
 
 
+class Edit(NamedTuple):
+    """A side effect that ran with other arguments than it was asked to, because a person changed them."""
+
+    tool: str
+    #: JSON of the arguments by name: as proposed, and as executed.
+    asked: dict[str, Any]
+    executed: dict[str, Any]
+
+
+def tell_edit(call: Call, details: dict[str, Any]) -> None:
+    """Leave word of a person's edit with the tool call around the effect, whose model is to be told."""
+    if details.get("edited"):
+        for body in call.frame.enclosing():
+            if body.policy.kind is StepKind.TOOL:
+                body.edits += (
+                    Edit(call.policy.name, json_arguments(call.arguments()), details["arguments"]),
+                )
+                return
+
+
 def json_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
     """Arguments as a person sees them: JSON, secrets masked, what JSON does not know as text."""
-    return to_jsonable_python(arguments, fallback=lambda value: f"<{type(value).__qualname__}>", inf_nan_mode="strings")
+    return to_jsonable_python(
+        arguments, fallback=lambda value: f"<{type(value).__qualname__}>", inf_nan_mode="strings"
+    )
 
 
 # -- order (E1-E4)
@@ -111,7 +134,7 @@ async def keep_order(call: Call, place: Place, record: Record | None, rt: Runtim
         body.counted = True
         loosened = body.parent
         other = unexpected(loosened, body.place)
-    if other is None and record is None and call.run.changed:
+    if other is None and record is None and (call.run.changed or call.own):
         other = await _unclaimed(call, rt)
     if other is not None:
         await diverge(call, place, other, rt)
@@ -119,15 +142,22 @@ async def keep_order(call: Call, place: Place, record: Record | None, rt: Runtim
 
 
 async def _unclaimed(call: Call, rt: Runtime) -> Record | None:
-    """E3: under changed code, a recorded effect of that name that nobody has asked for, after a grace."""
+    """A recorded effect of that name that nobody has asked for, after a grace.
+
+    Under changed code (E3) in all branches; else among the calls that the same branch handed to tasks of their own, for
+    which their order says nothing.
+    """
     records = call.frame.stable_records()
-    if records is None:
+    if records is None or call.frame.loose:
         return None
     for _ in range(_HOLD_LOOKS):
         others = [
             record
             for record in records.index.values()
-            if record.effect and record.name == call.policy.name and not record.claimed
+            if record.effect
+            and record.name == call.policy.name
+            and not record.claimed
+            and (call.run.changed or record.place[1] == call.own_branch(record.place))
         ]
         if not others:
             return None
@@ -145,13 +175,13 @@ async def diverge(call: Call, place: Place, other: Record, rt: Runtime) -> None:
     }
     decided = await ask(call, WaitKind.DIVERGENCE, place, question, rt)
     verdict = decided.decision and decided.decision.verdict
-    call.answered.append(decided.id)
+    call.answered += (decided.id,)
     if verdict is not Verdict.CONTINUE:
         message = f"{call.policy.name} {proposed} differs from the recorded {question['recorded']}"
         raise DivergenceError(message)
 
 
-async def ask(  # noqa: PLR0913 - the parts of a question
+async def ask(
     call: Call,
     kind: WaitKind,
     place: Place,
@@ -214,9 +244,11 @@ async def permit(call: Call, place: Place, record: Record | None, rt: Runtime) -
     )
     decision = decided.decision
     if decision is None or decision.verdict is not Verdict.APPROVED:
-        call.answered.append(decided.id)
+        call.answered += (decided.id,)
         elapsed = decision is not None and decision.verdict is Verdict.ELAPSED
-        raise ApprovalDenied(policy.name, "nobody decided in time" if elapsed else (decision.reason if decision else ""))
+        raise ApprovalDenied(
+            policy.name, "nobody decided in time" if elapsed else (decision.reason if decision else "")
+        )
     permission = replace(free, wait_id=decided.id, again=signed and decided.consumed is not None)
     if decision.answer is not None and decision.answer != proposed:
         edited = policy.validate(decision.answer) if policy.validate is not None else decision.answer
@@ -245,19 +277,21 @@ async def resolve_doubt(
         "executed": details.get("arguments"),
         "evidence": details.get("error", "its process died before it ended"),
     }
-    decided = await ask(call, WaitKind.IN_DOUBT, place, question, rt, count=record.attempts + details.get("tries", 0))
+    decided = await ask(
+        call, WaitKind.IN_DOUBT, place, question, rt, count=record.attempts + details.get("tries", 0)
+    )
     decision = decided.decision
     if decision is not None and decision.verdict is Verdict.HAPPENED:
-        call.answered.append(decided.id)
+        call.answered += (decided.id,)
         return Verdicts(happened=True, value=read(decision.answer))
     if decision is not None and decision.verdict is Verdict.RUN_AGAIN:
         return Verdicts(happened=False, wait_id=decided.id)
-    call.answered.append(decided.id)
+    call.answered += (decided.id,)
     message = f"{call.policy.name} was in doubt, and {decision.actor if decision else 'somebody'} said: fail"
     raise InDoubtError(message)
 
 
-def intent_commit(call: Call, rt: Runtime, row: Any, permission: Permission) -> Any:  # noqa: ANN401 - an awaitable
+def intent_commit(call: Call, rt: Runtime, row: Any, permission: Permission) -> Any:
     """Commit the intent durably, consuming the signature in the same transaction."""
     run: ActiveRun = call.run
     return rt.blocking(

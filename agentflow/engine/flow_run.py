@@ -17,7 +17,7 @@ from agentflow.engine.futures import unlooked
 from agentflow.engine.logs import flush_logs, run_log
 from agentflow.engine.records import ROOT, attempt_scope
 from agentflow.engine.runtime import INLINE, LOOP, Inline, Loop, Overdue, drive
-from agentflow.engine.step import end_row, note_unwinding, Call
+from agentflow.engine.step import Call, end_row, note_unwinding
 from agentflow.engine.waiting import waiting_message, waker_of
 from agentflow.errors import (
     Cancelling,
@@ -34,6 +34,10 @@ from agentflow.payloads.failures import encode_failure
 
 if TYPE_CHECKING:
     from agentflow.engine.policy import StepPolicy
+
+
+#: Seconds that cancelled stray tasks have to end.
+_STRAY_PATIENCE = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +74,11 @@ def run_blocking(active: ActiveRun, body: Body) -> Outcome:
     context = copy_context()
     try:
         value, error = context.run(lambda: drive(_caught(active, body, INLINE)))
+        for future in active.futures if active.fence is None else ():
+            future.wait()
         return drive(_end(active, body, value, error, INLINE))
     finally:
+        active.fence = active.fence or Fenced("the run has ended")
         waker.remove(active)
 
 
@@ -95,9 +102,26 @@ async def run_on_loop(active: ActiveRun, body: Body) -> Outcome:
                     interrupted = error
                     task.cancel()
         value, error = task.result()
+        await _finish_strays(active)
         return await _end(active, body, value, interrupted or error, LOOP)
     finally:
+        active.fence = active.fence or Fenced("the run has ended")
         waker.remove(active)
+
+
+async def _finish_strays(active: ActiveRun) -> None:
+    """Wait for rows on their way and for submitted threads. Cancel tasks that the flow started and did not await; side effects among them run to their end, recorded."""
+    if active.fence is None:
+        for future in active.futures:
+            while not future.done():
+                await asyncio.wait([asyncio.wrap_future(future.inner)])
+    strays = [task for task in active.tasks if not task.done()]
+    for task in strays:
+        task.cancel()
+    if strays:
+        await asyncio.wait(strays, timeout=_STRAY_PATIENCE)
+    while active.group.busy:
+        await asyncio.sleep(0)
 
 
 def _without_frame() -> Context:
@@ -114,7 +138,7 @@ async def _caught(active: ActiveRun, body: Body, rt: Inline | Loop) -> tuple[Any
         return None, error
 
 
-async def _attempts(active: ActiveRun, body: Body, rt: Inline | Loop) -> Any:  # noqa: ANN401 - the flow's value
+async def _attempts(active: ActiveRun, body: Body, rt: Inline | Loop) -> Any:
     policy = body.policy
     root = active.records.root if active.records is not None else None
     attempt = root.attempts if root is not None else 0
@@ -139,7 +163,7 @@ async def _attempts(active: ActiveRun, body: Body, rt: Inline | Loop) -> Any:  #
             active.bodies.discard(frame)
 
 
-async def _body(body: Body, frame: Frame, rt: Inline | Loop) -> Any:  # noqa: ANN401 - the flow's value
+async def _body(body: Body, frame: Frame, rt: Inline | Loop) -> Any:
     try:
         if body.policy.timeout_seconds is not None:
             return await rt.timed(body.policy.timeout_seconds, body.fn, body.args, body.kwargs, frame)
@@ -148,7 +172,7 @@ async def _body(body: Body, frame: Frame, rt: Inline | Loop) -> Any:  # noqa: AN
         raise TaskTimeoutError(body.policy.name, body.policy.timeout_seconds or 0.0) from None
 
 
-async def _settle(active: ActiveRun, frame: Frame, value: Any, rt: Inline | Loop) -> Any:  # noqa: ANN401
+async def _settle(active: ActiveRun, frame: Frame, value: Any, rt: Inline | Loop) -> Any:
     """What must be over before a flow has ended: futures, un-awaited calls."""
     active.check(frame)
     if active.futures:
@@ -173,7 +197,7 @@ async def _settle(active: ActiveRun, frame: Frame, value: Any, rt: Inline | Loop
     return value
 
 
-async def _retry(  # noqa: PLR0913 - the parts of an attempt
+async def _retry(
     active: ActiveRun, frame: Frame, error: Exception, attempt: int, first: int, rt: Inline | Loop
 ) -> None:
     policy = frame.policy
@@ -182,7 +206,13 @@ async def _retry(  # noqa: PLR0913 - the parts of an attempt
     data, _ = encode_failure(active.codec, error)
     call = Call(frame, policy, ROOT, _nothing, (), {}, dict, lambda _: ((), {}))
     row = end_row(
-        call, frame, "attempt", data, {"due": active.options.clock() + delay, "culprits": guilty}, attempt=attempt, scope=ROOT
+        call,
+        frame,
+        "attempt",
+        data,
+        {"due": active.options.clock() + delay, "culprits": guilty},
+        attempt=attempt,
+        scope=ROOT,
     )
     await rt.commit(active, [row])
     if guilty:
@@ -197,7 +227,11 @@ def _nothing() -> None:
 
 
 async def _end(  # noqa: C901 - the ways a life can end
-    active: ActiveRun, body: Body, value: Any, error: BaseException | None, rt: Inline | Loop  # noqa: ANN401
+    active: ActiveRun,
+    body: Body,
+    value: Any,
+    error: BaseException | None,
+    rt: Inline | Loop,
 ) -> Outcome:
     """Record how the life ended, once, and give the run back."""
     if isinstance(error, Unwinding):
@@ -233,9 +267,14 @@ async def _end(  # noqa: C901 - the ways a life can end
 
     def finish() -> None:
         active.journal.set_state(
-            active.number, active.epoch, state, message=message[:500], result=data, error=failure
+            active.number,
+            active.epoch,
+            state,
+            message=message[:500],
+            result=data,
+            error=failure,
+            release=True,
         )
-        active.journal.release_run(active.run)
 
     await rt.blocking(finish)
     return Outcome(
@@ -252,8 +291,8 @@ async def _suspended(active: ActiveRun, rt: Inline | Loop) -> Outcome:
     waits = active.waiting_for()
 
     def leave() -> None:
-        active.journal.set_state(active.number, active.epoch, StateType.PAUSED, message=waiting_message(waits))
-        active.journal.release_run(active.run)
+        message = waiting_message(waits)
+        active.journal.set_state(active.number, active.epoch, StateType.PAUSED, message=message, release=True)
 
     await rt.blocking(leave)
     return Outcome(active.run.id, StateType.PAUSED, None, None, active.tally, tuple(waits))
@@ -265,6 +304,5 @@ def _give_back(active: ActiveRun) -> None:
 
 def _unclaimed(active: ActiveRun) -> tuple[str, ...]:
     """Recorded effects that this life never asked for: listed, never dropped silently."""
-    return tuple(
-        record.name for record in active.delivery.order if record.direct and not record.claimed
-    )
+    records = active.records
+    return () if records is None else tuple(record.name for record in records.unclaimed_effects())

@@ -81,9 +81,11 @@ class TaskFuture(Generic[R_co]):
     def __repr__(self) -> str:
         return f"<TaskFuture {self.name} {'done' if self.done() else 'pending'}>"
 
-    def _block(self, timeout: float | None) -> Any:  # noqa: ANN401 - the value
+    def _block(self, timeout: float | None) -> Any:
         if not self.inner.done() and asyncio._get_running_loop() is not None:  # noqa: SLF001 - cheap check
-            message = f"result() of {self.name} would block this thread's event loop; `await` the future instead"
+            message = (
+                f"result() of {self.name} would block this thread's event loop; `await` the future instead"
+            )
             raise ColourError(message)
         frame = CURRENT.get()
         if frame is None:
@@ -149,7 +151,7 @@ def submit_async(
         try:
             for other in wait_for:
                 await other
-            inner.set_result(await execute(_own(prepare()), LOOP))
+            inner.set_result(await execute(_own(prepare()), LOOP))  # takes this task out of the run's
         except asyncio.CancelledError as error:
             inner.set_exception(error if run.fence is None else run.fence.__class__(*run.fence.args))
             raise

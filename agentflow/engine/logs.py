@@ -33,7 +33,7 @@ class RunLogger(logging.LoggerAdapter[logging.Logger]):
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
         return msg, kwargs
 
-    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:  # noqa: ANN401
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
         wanted = logging.getLevelName(self._run.options.settings.log_level.upper())
         if isinstance(wanted, int) and level >= wanted:
             text = str(msg) % args if args else str(msg)
@@ -82,7 +82,7 @@ def record_prints() -> None:
             builtins.print = _recording_print
 
 
-def _recording_print(*values: object, **options: Any) -> None:  # noqa: ANN401
+def _recording_print(*values: object, **options: Any) -> None:
     frame = CURRENT.get()
     if frame is not None and options.get("file") in (None, sys.stdout):
         for around in frame.enclosing():

@@ -8,66 +8,91 @@ nothing of an earlier attempt, except what that attempt hands on to the next one
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 import orjson
 
-from agentflow.model.steps import StepEvent, StepRow, sequence_of
+from agentflow.model.steps import StepEvent, StepRow
 
 Place = tuple[bytes, bytes, int]
 """(key, branch, occurrence): where a call stands within its scope."""
 
 _ENDS = frozenset(event.value for event in StepEvent if event.is_end)
+_OPENS = ("started", "intent")
 ROOT = b""
 
 
 class Record:
-    """One recorded step. `claimed`: 0 nobody asked for it yet, 1 asked for, 2 delivered."""
+    """One recorded step: its place and its last row."""
 
-    __slots__ = (
-        "attempts", "batch", "claimed", "detail", "direct", "effect", "effects", "end", "event", "identity", "kind", "name",
-        "place", "scope", "seq", "stable", "value",
-    )  # fmt: skip
+    #: 0 nobody has asked for it yet, 1 asked for, 2 delivered.
+    claimed: int = 0
+    #: Failed attempts before the one that counts.
+    attempts: int = 0
+    #: Digests of the step for its own attempt and over all attempts; known where something may be recorded below it.
+    identity: bytes = b""
+    stable: bytes = b""
+    #: Whether it is a side effect itself; whether it is one or contains one.
+    direct: bool = False
+    effect: bool = False
 
     def __init__(self, row: StepRow, place: Place) -> None:
         self.place = place
-        self.scope = row.scope
-        self.kind, self.name = row.kind, row.name
-        self.effects = row.effects
-        #: Whether it is a side effect itself.
-        self.direct = bool(row.effect)
-        #: Whether it is a side effect, or contains one.
-        self.effect = self.direct
-        self.seq = 0
-        self.batch = 0
-        self.event = ""
-        self.end = False
-        self.value: bytes | None = None
-        self.detail: bytes | None = None
-        self.attempts = 0
-        self.claimed = 0
-        self.identity = b""
-        self.stable = b""
-        self.fold(row)
+        self.row = row
+        self.event = event = row[1]
+        self.end = event in _ENDS
+        if row[9]:
+            self.direct = self.effect = True
+        if event == "attempt":
+            self.attempts = row.attempt + 1
+
+    @property
+    def seq(self) -> int:
+        """Its position in the run's journal."""
+        return self.row[0] & 0xFFFFFFFF
 
     def fold(self, row: StepRow) -> None:
         """Take in another row of the same step."""
-        event = row.event
-        if event == "started" and self.event:
+        if row.event == "started":
             return
-        if event == "attempt":
+        if row.event == "attempt":
             self.attempts = row.attempt + 1
-        self.event = event
-        self.end = event in _ENDS
-        self.seq = sequence_of(row.id)
-        self.batch = row.batch
-        self.value = row.value
-        if row.detail is not None:
-            self.detail = row.detail
+        if row.detail is None and self.row.detail is not None:
+            row = row._replace(detail=self.row.detail)
+        self.row = row
+        self.event = row.event
+        self.end = row.event in _ENDS
+
+    @property
+    def scope(self) -> bytes:
+        """The scope it was recorded in."""
+        return self.row.scope
+
+    @property
+    def name(self) -> str:
+        """The step's name."""
+        return self.row.name
+
+    @property
+    def effects(self) -> int:
+        """How many effects its branch had asked for before it."""
+        return self.row.effects
+
+    @property
+    def batch(self) -> int:
+        """Equal for what was committed together."""
+        return self.row.batch
+
+    @property
+    def value(self) -> bytes | None:
+        """Its encoded value or exception."""
+        return self.row.value
 
     def details(self) -> dict[str, Any]:
         """The parsed detail of its last row that has one."""
-        return orjson.loads(self.detail) if self.detail else {}
+        return orjson.loads(self.row.detail) if self.row.detail else {}
 
 
 class Scope:
@@ -84,13 +109,13 @@ class Scope:
 
     def add(self, row: StepRow) -> Record:
         """Fold a row into its record."""
-        place = (row.key, row.branch, row.occurrence)
+        place = row[5:8]
         record = self.index.get(place)
         if record is None:
             record = self.index[place] = Record(row, place)
-            if row.occurrence:
+            if row[7]:
                 self.repeats.add((row.key, row.branch))
-            if row.effect:
+            if row[9]:
                 self.effects.setdefault(row.branch, {})[row.effects] = place
         else:
             record.fold(row)
@@ -136,23 +161,22 @@ class Records:
         self.spoke = False
         self._fold(rows)
         self._spread_effects()
-        #: Ended, reachable records in journal order: the order of delivery.
-        self.order = self._reachable()
 
     def _fold(self, rows: Iterable[StepRow]) -> None:
         scopes, openers = self.scopes, list[Record]()
+        here: bytes | None = None
+        scope = Scope()
         for row in rows:
-            scope = scopes.get(row.scope)
-            if scope is None:
-                scope = scopes[row.scope] = Scope()
+            if row[4] != here:
+                here = row[4]
+                scope = scopes.get(here) or scopes.setdefault(here, Scope())
             record = scope.add(row)
-            self.last = row.id
-            event = row.event
-            if event in ("started", "intent") and not record.identity:
-                record.identity = self._identify(record.scope, record.place)
+            if row[1] in _OPENS and not record.identity:
+                record.identity = self._identify(here, record.place)
                 openers.append(record)
-            if row.kind == "model":
+            if row[2] == "model":
                 self.spoke = True
+            self.last = row[0]
         root = scopes.get(ROOT)
         if root is not None:
             self.root = root.index.pop((ROOT, ROOT, 0), None)
@@ -197,7 +221,9 @@ class Records:
                 parent.effects.setdefault(record.place[1], {}).setdefault(record.effects, record.place)
                 record.effect = True
 
-    def _reachable(self) -> list[Record]:
+    @cached_property
+    def order(self) -> list[Record]:
+        """Ended, reachable records in journal order: the order of delivery."""
         live: dict[bytes, bool] = {ROOT: self.root is None or not self.root.attempts}
 
         def is_live(scope: bytes) -> bool:
@@ -212,19 +238,24 @@ class Records:
             return record is self.root or (not record.end and is_live(record.scope))
 
         def is_wanted(scope: bytes, record: Record) -> bool:
-            if record.end and is_live(scope):
-                return True
             owner = self._owners.get(scope)  # an effect counts for every attempt of the step around it
             around = self.root if scope == ROOT else owner and owner[0]
             return record.end and record.direct and (around is None or is_open(around))
 
-        order = {
-            record.seq: record
-            for identity, scope in self.scopes.items()
-            for record in scope.index.values()
-            if is_wanted(identity, record)
-        }
-        return [order[seq] for seq in sorted(order)]
+        order: list[Record] = []
+        for identity, scope in self.scopes.items():
+            if is_live(identity):
+                order += [record for record in scope.index.values() if record.end]
+            else:
+                order += [record for record in scope.index.values() if is_wanted(identity, record)]
+        order.sort(key=attrgetter("seq"))
+        return order
+
+    def unclaimed_effects(self) -> list[Record]:
+        """Reachable side effects that this life has not asked for."""
+        if not any(scope.effects for scope in self.scopes.values()):
+            return []
+        return [record for record in self.order if record.direct and not record.claimed]
 
 
 Identify = Callable[[bytes, Place], bytes]

@@ -55,17 +55,24 @@ class Runtime(Protocol):
         """Do something that blocks for long (a durable commit)."""
         ...
 
-    async def call(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
+    async def call(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Call the user's function."""
         ...
 
-    async def shielded(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
+    async def shielded(
+        self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> Any:
         """Call the user's function to its end, whatever happens to the caller."""
         ...
 
     async def timed(
-        self, seconds: float, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], frame: Frame
-    ) -> Any:  # noqa: ANN401
+        self,
+        seconds: float,
+        function: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        frame: Frame,
+    ) -> Any:
         """Call the user's function; raises `Overdue` when time is up."""
         ...
 
@@ -81,12 +88,16 @@ class Runtime(Protocol):
         """Whether the call runs in the branch that made it."""
         ...
 
-    def task(self) -> Any:  # noqa: ANN401
+    def task(self) -> Any:
         """The asyncio task in which a body runs; None in a plain thread."""
         ...
 
+    def leave(self, run: ActiveRun) -> None:
+        """The call that had a task of its own is over."""
+        ...
 
-class Overdue(Exception):  # noqa: N818 - internal signal, never leaves the engine
+
+class Overdue(Exception):
     """Time is up."""
 
 
@@ -106,15 +117,22 @@ class Inline:
     async def blocking(self, function: Callable[[], T]) -> T:
         return function()
 
-    async def call(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
+    async def call(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         return function(*args, **kwargs)
 
-    async def shielded(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
+    async def shielded(
+        self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> Any:
         return function(*args, **kwargs)
 
     async def timed(
-        self, seconds: float, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], frame: Frame
-    ) -> Any:  # noqa: ANN401
+        self,
+        seconds: float,
+        function: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        frame: Frame,
+    ) -> Any:
         """The thread is abandoned when time is up, never killed: its attempt is revoked, its late doings are refused."""
         box: list[tuple[bool, Any]] = []
         context = copy_context()
@@ -151,8 +169,11 @@ class Inline:
     def is_inline(self, frame: Frame) -> bool:
         return frame.task is None or frame.task is _current_task()
 
-    def task(self) -> Any:  # noqa: ANN401
+    def task(self) -> Any:
         return _current_task()
+
+    def leave(self, run: ActiveRun) -> None:
+        del run
 
 
 class Loop:
@@ -179,17 +200,24 @@ class Loop:
         hop = asyncio.get_running_loop().run_in_executor(writer(), function)
         return await finish(hop)
 
-    async def call(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
+    async def call(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         return await function(*args, **kwargs)
 
-    async def shielded(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
+    async def shielded(
+        self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> Any:
         frame = CURRENT.get()
         task = asyncio.ensure_future(_in_frame(frame, function, args, kwargs))
         return await finish(task)
 
     async def timed(
-        self, seconds: float, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], frame: Frame
-    ) -> Any:  # noqa: ANN401
+        self,
+        seconds: float,
+        function: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        frame: Frame,
+    ) -> Any:
         del frame
         limit = asyncio.timeout(seconds)
         try:
@@ -210,13 +238,18 @@ class Loop:
         task = asyncio.current_task()
         return frame.task is task or frame.run.aliases.get(cast("Any", task)) is frame.task
 
-    def task(self) -> Any:  # noqa: ANN401
+    def task(self) -> Any:
         return asyncio.current_task()
+
+    def leave(self, run: ActiveRun) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            run.tasks.discard(task)
 
 
 async def _in_frame(
     frame: Frame | None, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
-) -> Any:  # noqa: ANN401
+) -> Any:
     if frame is not None:
         frame.task = asyncio.current_task()
     return await function(*args, **kwargs)
@@ -268,7 +301,7 @@ class GroupCommit:
         if not self.waiting and not self._flushing:
             loop.call_soon(self._flush, run, loop)
         self.waiting.append((rows, turn))
-        await finish(turn)
+        await turn
 
     def _flush(self, run: ActiveRun, loop: asyncio.AbstractEventLoop) -> None:
         batch, self.waiting = self.waiting, []
@@ -311,7 +344,7 @@ def _tell(batch: list[tuple[list[StepRow], asyncio.Future[None]]], error: BaseEx
             turn.set_exception(error)
 
 
-def _current_task() -> Any:  # noqa: ANN401 - an asyncio task or None
+def _current_task() -> Any:
     return asyncio.current_task() if asyncio._get_running_loop() is not None else None  # noqa: SLF001
 
 

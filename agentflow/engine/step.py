@@ -13,6 +13,7 @@ import orjson
 from agentflow.engine.active import ActiveRun, record_failure
 from agentflow.engine.context import CURRENT, Frame
 from agentflow.engine.records import Place, Record
+from agentflow.engine.runtime import INLINE, drive
 from agentflow.errors import CorruptRecord, Fenced, JournalUnavailable, Suspended, Unwinding
 from agentflow.model.steps import StepKind, StepRow
 from agentflow.payloads.failures import decode_failure, encode_failure
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
 class Call:
     """A call of a step, as it was made: its place is settled now, whenever it is awaited."""
 
-    __slots__ = (
-        "aliases", "answered", "args", "arguments", "effects", "fn", "frame", "key", "kwargs", "occurrence", "own", "policy",
-        "rebind", "run",
-    )  # fmt: skip
+    #: Keys it had under earlier names.
+    aliases: tuple[bytes, ...] = ()
+    #: It was handed to a thread or an asyncio task of its own, so it is a branch of its own.
+    own: bool = False
+    #: Waits whose answers the next row takes.
+    answered: tuple[str, ...] = ()
 
-    def __init__(  # noqa: PLR0913 - one value per slot, built in one place
+    def __init__(
         self,
         frame: Frame,
         policy: StepPolicy,
@@ -48,22 +51,21 @@ class Call:
         #: Arguments by name to how the function is called with them.
         self.rebind = rebind
         run = self.run = frame.run
-        run.check(frame)
-        self.occurrence = frame.occurrence(key)
+        if run.guarded:
+            run.check(frame)
+        self.occurrence = count = frame.occurrences.get(key, 0)
+        frame.occurrences[key] = count + 1
         self.effects = frame.effects
-        #: It was handed to a thread or an asyncio task of its own, so it is a branch of its own.
-        self.own = False
-        #: Keys it had under earlier names.
-        self.aliases: tuple[bytes, ...] = ()
-        #: Waits whose answers the next row takes.
-        self.answered: list[str] = []
 
     def place(self) -> Place:
         """Where the call stands in its scope."""
-        branch = self.frame.branch
-        if self.own:
-            branch = self.run.hasher.digest(b"own|%b|%b|%d" % (branch, self.key, self.occurrence))
-        return (self.key, branch, self.occurrence)
+        place = (self.key, self.frame.branch, self.occurrence)
+        return (self.key, self.own_branch(place), self.occurrence) if self.own else place
+
+    def own_branch(self, place: Place) -> bytes:
+        """The branch of a call that its caller's branch handed to a thread or task of its own."""
+        key, _, occurrence = place
+        return self.run.hasher.digest(b"own|%b|%b|%d" % (self.frame.branch, key, occurrence))
 
 
 def find(call: Call, place: Place) -> Record | None:
@@ -75,16 +77,24 @@ def find(call: Call, place: Place) -> Record | None:
     if scope is None:
         return None
     record = scope.index.get(place)
+    if record is not None and not scope.repeats and not record.claimed:
+        record.claimed = 1
+        return record
     for alias in call.aliases if record is None else ():
         record = record or scope.index.get((alias, *place[1:]))
     if record is not None and not call.policy.side_effect and record.effects != call.effects:
         key, branch, _ = place
-        if (key, branch) in scope.repeats:  # equal calls around an effect: only the one with as many effects before it
+        if (
+            key,
+            branch,
+        ) in scope.repeats:  # equal calls around an effect: only the one with as many effects before it
             record = next(
                 (
                     other
                     for other in scope.index.values()
-                    if other.place[:2] == (key, branch) and other.effects == call.effects and not other.claimed
+                    if other.place[:2] == (key, branch)
+                    and other.effects == call.effects
+                    and not other.claimed
                 ),
                 None,
             )
@@ -97,69 +107,123 @@ def find(call: Call, place: Place) -> Record | None:
     return record
 
 
-def recall(call: Call, record: Record) -> Any:  # noqa: ANN401 - the recorded value
+def recall(run: ActiveRun, record: Record) -> Any:
     """The recorded outcome: its value, or its exception raised."""
-    call.run.tally.reused += 1
-    event = record.event
-    if event in ("completed", "cached"):
-        return None if record.value is None else call.run.codec.decode(record.value)
-    if record.value is None:
+    value = record.row.value
+    run.tally.reused += 1
+    if record.event == "completed" or record.event == "cached":
+        return None if value is None else run.codec.decode(value)
+    if value is None:
         message = f"the recorded failure of {record.name} has no exception"
         raise CorruptRecord(message)
-    error = decode_failure(call.run.codec, record.value)
+    error = decode_failure(run.codec, value)
     record_failure(error, record.seq, record.scope)
     raise error
 
 
-async def execute(call: Call, rt: Runtime) -> Any:  # noqa: ANN401 - what the function returns
+def hit(frame: Frame, key: bytes) -> Record | None:
+    """The record of a plain sync call, where nothing stands in the way of returning it at once; counts the call."""
+    records = frame.records()
+    if records is None or records.repeats or frame.run.guarded:
+        return None
+    if frame.task is not None and not INLINE.is_inline(frame):
+        return None
+    count = frame.occurrences.get(key, 0)
+    record = records.index.get((key, frame.branch, count))
+    if record is None or record.claimed or not record.end or record.effect:
+        return None
+    frame.occurrences[key] = count + 1
+    record.claimed = 2
+    return record
+
+
+def execute_now(call: Call) -> Any:
+    """Run the call in this thread."""
+    return drive(execute(call, INLINE))
+
+
+async def execute(call: Call, rt: Runtime) -> Any:
     """Find the call's record or run it. The one engine of both colours."""
     run, frame, policy = call.run, call.frame, call.policy
     if run.unstarted:
         run.unstarted.pop(call, None)
     if not call.own and not rt.is_inline(frame):
         call.own = True
-    place = call.place()
-    run.check(frame)
-    if not policy.plain:
-        return await _full(call, place, rt)
-    record = find(call, place)
-    if record is not None and record.end:
-        if record.effect:
-            count_effect(call, place)
-        await rt.deliver(run, record)
-        run.check(frame)
-        return recall(call, record)
-    child = body_frame(call, record.place if record is not None else place, record)
-    started = child.t0
     try:
-        value = await run_body(call, child, rt)
-        data, value = run.codec.round_trip(value)
-    except Exception as error:
-        run.check(frame)
-        raise (await record_error(call, child, error, rt)) from error.__cause__
-    await rt.settled(run)
-    if run.fence is not None:
+        if run.guarded:
+            run.check(frame)
+        place = call.place() if call.own else (call.key, frame.branch, call.occurrence)
+        if not policy.plain:
+            return await _full(call, place, rt)
+        record = None if run.records is None else find(call, place)
+        if record is not None:
+            if record.end:
+                return await replay(call, record, rt)
+            place = record.place
+        child = body_frame(call, place, record)
+        try:
+            data, value = run.codec.round_trip(await run_body(call, child, rt))
+        except Exception as error:
+            run.check(frame)
+            raise (await record_error(call, child, error, rt)) from error.__cause__
+        await record_value(call, child, data, value, rt)
+        return value
+    finally:
+        if call.own:
+            rt.leave(run)
+
+
+async def replay(call: Call, record: Record, rt: Runtime) -> Any:
+    """Deliver what was recorded, when it is its turn."""
+    if record.effect:
+        count_effect(call, record.place)
+    await rt.deliver(call.run, record)
+    if call.run.guarded:
+        call.run.check(call.frame)
+    return recall(call.run, record)
+
+
+async def record_value(call: Call, child: Frame, data: bytes, value: Any, rt: Runtime) -> None:
+    """Commit a plain step's value."""
+    run, frame, policy = call.run, call.frame, call.policy
+    if run.records is not None:
+        await rt.settled(run)
+    if run.guarded:
         run.check(frame)
     run.tally.executed += 1
-    detail = policy.detail
     rows = [] if frame.root.started else start_rows(frame)
     row_id = run.next_id()
     key, branch, occurrence = child.place
-    row = StepRow(
-        row_id, "completed", policy.kind, policy.name, frame.scope, key, branch, occurrence, call.effects, 0, 0,
-        row_id & 0xFFFFFFFF, started, run.options.clock(), data, None if detail is None else orjson.dumps(detail(value)),
-    )  # fmt: skip
-    rows.append(row)
+    detail = None if policy.detail is None else orjson.dumps(policy.detail(value))
+    rows.append(
+        StepRow(
+            row_id,
+            "completed",
+            policy.kind,
+            policy.name,
+            frame.scope,
+            key,
+            branch,
+            occurrence,
+            call.effects,
+            0,
+            0,
+            row_id & 0xFFFFFFFF,
+            child.t0,
+            run.clock(),
+            data,
+            detail,
+        )  # fmt: skip
+    )
     if policy.kind is StepKind.MODEL:
         run.model_spoke = True
-    if policy.kind is StepKind.MODEL or call.answered:
+    if call.answered or policy.kind is StepKind.MODEL:
         await commit_durably(run, rows, rt, consumed=call.answered)
     else:
         await rt.commit(run, rows)
-    return value
 
 
-async def _full(call: Call, place: Place, rt: Runtime) -> Any:  # noqa: ANN401 - what the function returns
+async def _full(call: Call, place: Place, rt: Runtime) -> Any:
     from agentflow.engine.attempts import execute_fully  # noqa: PLC0415 - the two call each other
 
     return await execute_fully(call, place, rt)
@@ -167,10 +231,12 @@ async def _full(call: Call, place: Place, rt: Runtime) -> Any:  # noqa: ANN401 -
 
 def body_frame(call: Call, place: Place, record: Record | None, attempt: int = 0) -> Frame:
     """The frame in which an attempt's body runs."""
-    child = Frame(call.run, call.frame, call.policy, place, attempt, None)
-    child.t0 = call.run.options.clock()
-    child.detached = call.own
-    child.before = call.effects
+    child = Frame(call.run, call.frame, call.policy, place, attempt)
+    child.t0 = call.run.clock()
+    if call.own:
+        child.detached = True
+    if call.effects:
+        child.before = call.effects
     if record is not None:
         child.started = bool(record.identity)
         if record.effect and not call.policy.side_effect:
@@ -185,7 +251,7 @@ def count_effect(call: Call, place: Place) -> None:
         call.frame.effects += 1
 
 
-async def run_body(call: Call, child: Frame, rt: Runtime) -> Any:  # noqa: ANN401 - what the function returns
+async def run_body(call: Call, child: Frame, rt: Runtime) -> Any:
     """Call the user's function within `child`."""
     run, policy = call.run, call.policy
     child.task = rt.task()
@@ -205,7 +271,9 @@ async def run_body(call: Call, child: Frame, rt: Runtime) -> Any:  # noqa: ANN40
 
 def note_unwinding(run: ActiveRun, error: Unwinding) -> None:
     """What stops a run stops all of it, even where user code swallows the exception."""
-    if isinstance(error, (CorruptRecord, JournalUnavailable, Fenced)) and not isinstance(run.fence, Suspended):
+    if isinstance(error, (CorruptRecord, JournalUnavailable, Fenced)) and not isinstance(
+        run.fence, Suspended
+    ):
         run.stop(error)
 
 
@@ -225,7 +293,7 @@ async def record_error(call: Call, child: Frame, error: BaseException, rt: Runti
     return shown
 
 
-def end_row(  # noqa: PLR0913 - the parts of a row
+def end_row(
     call: Call,
     child: Frame,
     event: str,
@@ -253,7 +321,7 @@ def end_row(  # noqa: PLR0913 - the parts of a row
         attempt,
         row_id & 0xFFFFFFFF,
         child.t0,
-        None if event in ("started", "intent") else run.options.clock(),
+        None if event in ("started", "intent") else run.clock(),
         value,
         None if detail is None else orjson.dumps(detail, default=repr),
     )
@@ -276,8 +344,22 @@ def start_rows(frame: Frame) -> list[StepRow]:
         key, branch, occurrence = body.place
         rows.append(
             StepRow(
-                row_id, "started", policy.kind, policy.name, parent.scope, key, branch, occurrence, body.before, 0,
-                0, row_id & 0xFFFFFFFF, body.t0, None, None, None,
+                row_id,
+                "started",
+                policy.kind,
+                policy.name,
+                parent.scope,
+                key,
+                branch,
+                occurrence,
+                body.before,
+                0,
+                0,
+                row_id & 0xFFFFFFFF,
+                body.t0,
+                None,
+                None,
+                None,
             )  # fmt: skip
         )
     rows.reverse()
@@ -286,11 +368,14 @@ def start_rows(frame: Frame) -> list[StepRow]:
 
 
 async def commit_durably(
-    run: ActiveRun, rows: list[StepRow], rt: Runtime, *, consumed: Sequence[str] = (), cache: Sequence[Any] = ()
+    run: ActiveRun,
+    rows: list[StepRow],
+    rt: Runtime,
+    *,
+    consumed: Sequence[str] = (),
+    cache: Sequence[Any] = (),
 ) -> None:
     """Commit rows so that they survive power loss."""
     await rt.blocking(
         lambda: run.journal.append(run.number, run.epoch, rows, durable=True, consumed=consumed, cache=cache)
     )
-
-

@@ -85,7 +85,9 @@ async def wait_durably(run: ActiveRun, frame: Frame, wait: Wait, rt: Runtime, *,
     """
     run.check(frame)
     if frame.in_effect and wait.kind not in (WaitKind.IN_DOUBT, WaitKind.DIVERGENCE):
-        message = f"{wait.name!r}: a durable wait inside a side effect would leave its end unknown; wait before it"
+        message = (
+            f"{wait.name!r}: a durable wait inside a side effect would leave its end unknown; wait before it"
+        )
         raise AgentflowError(message)
     opened = await rt.blocking(partial(run.journal.open_wait, run.epoch, wait))
     if opened.decision is not None:
@@ -130,7 +132,7 @@ class Waker:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._version = -1
-        self._undo = journal.subscribe(self.poke)
+        self._undo = journal.subscribe(self._changed)
 
     def add(self, run: ActiveRun) -> None:
         """Watch a run."""
@@ -148,6 +150,11 @@ class Waker:
     def poke(self) -> None:
         """Look now."""
         self._wake.set()
+
+    def _changed(self) -> None:
+        """Something was committed here: look now if anybody waits for an answer (cancellations can wait for the poll)."""
+        if any(run.pendings for run in tuple(self._runs)):
+            self._wake.set()
 
     def _work(self) -> None:
         while True:
@@ -167,7 +174,9 @@ class Waker:
 
     def _patience(self, runs: dict[ActiveRun, _Quiet]) -> float | None:
         waits = [
-            run.options.settings.quiet_grace if run.pendings and not quiet.said else run.options.settings.poll_interval
+            run.options.settings.quiet_grace
+            if run.pendings and not quiet.said
+            else run.options.settings.poll_interval
             for run, quiet in runs.items()
         ]
         return min(waits, default=1.0)
@@ -218,7 +227,9 @@ class Waker:
         now = run.options.clock()
         if not quiet.said:
             quiet.said, quiet.since = True, now
-            self._say(run, StateType.PAUSED, waiting_message([pending.wait for pending in run.pendings.values()]))
+            self._say(
+                run, StateType.PAUSED, waiting_message([pending.wait for pending in run.pendings.values()])
+            )
         patience = run.options.suspend_after
         if patience is not None and now - quiet.since >= patience:
             run.stop(Suspended("the run left memory while it waits"))

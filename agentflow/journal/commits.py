@@ -61,7 +61,9 @@ class Committer:
     def set_level(self, *, full: bool) -> None:
         """The level of the next transaction; to be called under `lock`."""
         if full is not self._full:
-            self.connection.execute("PRAGMA synchronous=FULL" if full else "PRAGMA synchronous=NORMAL").fetchall()
+            self.connection.execute(
+                "PRAGMA synchronous=FULL" if full else "PRAGMA synchronous=NORMAL"
+            ).fetchall()
             self._full = full
 
     def _commit(self, batch: list[_Ticket]) -> None:

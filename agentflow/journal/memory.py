@@ -91,15 +91,20 @@ class MemoryJournal:
         result: bytes | None = None,
         error: bytes | None = None,
         durable: bool = True,
+        release: bool = False,
     ) -> None:
         del durable
         with self._lock:
             run = self._runs.get(number)
             stored = rules.next_state(run and (run.state, run.epoch), epoch, state)
             ended = time.time() if state.is_final else None
+            before = self._runs[number]
+            owner = "" if release else before.owner
             self._runs[number] = replace(
-                self._runs[number], state=stored, message=message, result=result, error=error, ended=ended
+                before, state=stored, message=message, result=result, error=error, ended=ended, owner=owner
             )
+            if release:
+                self._owned.discard(number)
         self._notify()
 
     def add_origin(self, run_id: str, origin: Origin) -> None:
@@ -179,7 +184,14 @@ class MemoryJournal:
         return True
 
     def start_effect(
-        self, number: int, epoch: int, row: StepRow, *, wait_id: str = "", digest: str = "", again: bool = False
+        self,
+        number: int,
+        epoch: int,
+        row: StepRow,
+        *,
+        wait_id: str = "",
+        digest: str = "",
+        again: bool = False,
     ) -> None:
         with self._lock:
             self._check_epoch(number, epoch)
@@ -245,7 +257,7 @@ class MemoryJournal:
             found = [
                 wait
                 for wait in self._waits.values()
-                if (not open_only or wait.is_open)
+                if (not open_only or (wait.is_open and not self._runs[wait.run].state.is_final))
                 and (number is None or wait.run == number)
                 and (not kinds or wait.kind in kinds)
             ]
@@ -267,7 +279,10 @@ class MemoryJournal:
             waiting = [
                 wait
                 for wait in self._waits.values()
-                if wait.run == run.number and wait.name == name and wait.kind is WaitKind.EVENT and wait.is_open
+                if wait.run == run.number
+                and wait.name == name
+                and wait.kind is WaitKind.EVENT
+                and wait.is_open
             ]
             taker = min(waiting, key=lambda wait: (wait.opened, wait.id), default=None)
             if taker is not None:

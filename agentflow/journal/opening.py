@@ -37,7 +37,9 @@ def _connect(url: str, settings: Settings) -> Journal:
         return MemoryJournal()
     scheme, separator, rest = url.partition(":///")
     if scheme != "sqlite" or not separator or not rest:
-        message = f"AGENTFLOW_DATABASE_URL={url!r} is not an address of a journal; use sqlite:///PATH or memory:"
+        message = (
+            f"AGENTFLOW_DATABASE_URL={url!r} is not an address of a journal; use sqlite:///PATH or memory:"
+        )
         raise JournalOpenError(message)
     try:
         settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -71,8 +71,12 @@ class Journal(Protocol):
         result: bytes | None = None,
         error: bytes | None = None,
         durable: bool = True,
+        release: bool = False,
     ) -> None:
-        """Change a run's state; illegal transitions are refused with ValueError, stale epochs with `Fenced`."""
+        """Change a run's state; `release`: and own it no longer.
+
+        Illegal transitions are refused with ValueError, stale epochs with `Fenced`.
+        """
         ...
 
     def add_origin(self, run_id: str, origin: Origin) -> None:
@@ -121,7 +125,14 @@ class Journal(Protocol):
         ...
 
     def start_effect(
-        self, number: int, epoch: int, row: StepRow, *, wait_id: str = "", digest: str = "", again: bool = False
+        self,
+        number: int,
+        epoch: int,
+        row: StepRow,
+        *,
+        wait_id: str = "",
+        digest: str = "",
+        again: bool = False,
     ) -> None:
         """Commit an effect's intent durably and, in the same transaction, consume the approval that allows it.
 
@@ -149,9 +160,14 @@ class Journal(Protocol):
         ...
 
     def list_waits(
-        self, *, number: int | None = None, open_only: bool = True, kinds: frozenset[WaitKind] = frozenset(), limit: int = 200
+        self,
+        *,
+        number: int | None = None,
+        open_only: bool = True,
+        kinds: frozenset[WaitKind] = frozenset(),
+        limit: int = 200,
     ) -> list[Wait]:
-        """Waits, of one run or all; the open ones oldest first."""
+        """Waits, of one run or all; the open ones (undecided, in a run that has not ended) oldest first."""
         ...
 
     def unread_answers(self, number: int) -> list[Wait]:

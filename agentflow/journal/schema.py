@@ -15,13 +15,19 @@ APPLICATION_ID = 0x41464C57
 def migrate(connection: apsw.Connection, where: str) -> None:
     """Apply what is missing. Raises `JournalOpenError` for a newer, foreign or altered database."""
     known = migrations()
-    if connection.pragma("user_version") == known[-1].number and connection.pragma("application_id") == APPLICATION_ID:
+    if (
+        connection.pragma("user_version") == known[-1].number
+        and connection.pragma("application_id") == APPLICATION_ID
+    ):
         return
     connection.execute("BEGIN IMMEDIATE")
     try:
         _check_owner(connection, where)
         connection.execute(_LEDGER)
-        done = {number: checksum for number, checksum in connection.execute("SELECT number, checksum FROM migration")}
+        done = {
+            number: checksum
+            for number, checksum in connection.execute("SELECT number, checksum FROM migration")
+        }
         newest = max(done, default=0)
         if newest > known[-1].number:
             message = (

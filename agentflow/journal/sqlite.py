@@ -7,8 +7,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import apsw
 import orjson
@@ -45,7 +46,12 @@ _SQL = queries()
 _FENCED = _SQL["append_step_fenced"]
 _APPEND = _SQL["append_step"]
 _LOST = "another process has taken this run over"
+_OPEN = (
+    "decided IS NULL AND (SELECT state FROM run WHERE number = wait.run) "
+    "NOT IN ('COMPLETED', 'FAILED', 'CANCELLED', 'CRASHED')"
+)
 _BUSY_MS = 30_000
+_step_row = cast("Callable[[Any], StepRow]", partial(tuple.__new__, StepRow))
 
 
 class SqliteJournal:
@@ -67,7 +73,9 @@ class SqliteJournal:
             self._reader = _connect(path)
         except (OSError, apsw.Error) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            message = f"cannot open the journal {path}: {reason}; set AGENTFLOW_HOME to a folder you can write to"
+            message = (
+                f"cannot open the journal {path}: {reason}; set AGENTFLOW_HOME to a folder you can write to"
+            )
             raise JournalOpenError(message) from error
         self._read_lock = threading.Lock()
         self._checkpointer = Checkpointer(lambda: _connect(path))
@@ -122,15 +130,20 @@ class SqliteJournal:
         result: bytes | None = None,
         error: bytes | None = None,
         durable: bool = True,
+        release: bool = False,
     ) -> None:
         ended = time.time() if state.is_final else None
 
         def work(db: apsw.Connection) -> None:
             row = db.execute("SELECT state, epoch FROM run WHERE number = ?", (number,)).get
             stored = rules.next_state(row, epoch, state)
-            db.execute(_SQL["set_state"], (stored.value, message, ended, result, error, number, epoch))
+            db.execute(
+                _SQL["set_state"], (stored.value, message, ended, result, error, int(release), number, epoch)
+            )
 
         self._commit(work, durable=durable)
+        if release:
+            self._ownership.release(number)
         self._notify()
 
     def add_origin(self, run_id: str, origin: Origin) -> None:
@@ -267,14 +280,23 @@ class SqliteJournal:
         return True
 
     def start_effect(
-        self, number: int, epoch: int, row: StepRow, *, wait_id: str = "", digest: str = "", again: bool = False
+        self,
+        number: int,
+        epoch: int,
+        row: StepRow,
+        *,
+        wait_id: str = "",
+        digest: str = "",
+        again: bool = False,
     ) -> None:
         def work(db: apsw.Connection) -> None:
             _check_epoch(db, number, epoch)
             if wait_id:
                 now = time.time()
                 found = db.execute(_SQL["wait_by_id"], (wait_id,)).get
-                rules.check_consumption(None if found is None else wait_from(found), wait_id, digest, now, again=again)
+                rules.check_consumption(
+                    None if found is None else wait_from(found), wait_id, digest, now, again=again
+                )
                 db.execute(_SQL["consume_wait"], (now, wait_id))
             db.execute(_APPEND, row)
 
@@ -283,7 +305,7 @@ class SqliteJournal:
     def steps(self, number: int, after: int = 0, limit: int = -1) -> list[StepRow]:
         low = max(after, number << SEQUENCE_BITS)
         rows = self._all(_SQL["steps"], (low, (number + 1) << SEQUENCE_BITS, limit))
-        return [StepRow._make(row) for row in rows]
+        return list(map(_step_row, rows))
 
     # -- waits
     def open_wait(self, epoch: int, wait: Wait) -> Wait:
@@ -335,7 +357,7 @@ class SqliteJournal:
         kinds: frozenset[WaitKind] = frozenset(),
         limit: int = 200,
     ) -> list[Wait]:
-        clauses, values = ["decided IS NULL" if open_only else "1"], list[Any]()
+        clauses, values = [_OPEN if open_only else "1"], list[Any]()
         if number is not None:
             clauses.append("run = ?")
             values.append(number)
@@ -427,7 +449,7 @@ class SqliteJournal:
         with self._read_lock:
             return self._reader.execute(sql, values).fetchall()
 
-    def _one(self, sql: str, values: Sequence[Any] = ()) -> Any:  # noqa: ANN401 - a row
+    def _one(self, sql: str, values: Sequence[Any] = ()) -> Any:
         rows = self._all(sql, values)
         return rows[0] if rows else None
 
@@ -435,7 +457,13 @@ class SqliteJournal:
 def _connect(path: Path) -> apsw.Connection:
     db = apsw.Connection(str(path))
     db.set_busy_timeout(_BUSY_MS)
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "wal_autocheckpoint=0", "fullfsync=ON", "foreign_keys=ON"):
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=NORMAL",
+        "wal_autocheckpoint=0",
+        "fullfsync=ON",
+        "foreign_keys=ON",
+    ):
         db.execute(f"PRAGMA {pragma}").fetchall()
     return db
 
@@ -443,5 +471,3 @@ def _connect(path: Path) -> apsw.Connection:
 def _check_epoch(db: apsw.Connection, number: int, epoch: int) -> None:
     if db.execute(_SQL["run_epoch"], (number,)).get != epoch:
         raise Fenced(_LOST)
-
-

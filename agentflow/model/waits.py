@@ -131,11 +131,11 @@ class EventRow:
     taken_by: str | None = field(default=None)
 
 
-def canonical_json(value: Any) -> bytes:  # noqa: ANN401 - any JSON value
+def canonical_json(value: Any) -> bytes:
     """The one text of a JSON value: sorted keys, no spaces, UTF-8."""
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
-def binding(tool: str, arguments: Any) -> str:  # noqa: ANN401 - any JSON value
+def binding(tool: str, arguments: Any) -> str:
     """SHA-256, hexadecimal, of a tool's name and canonical arguments: what an approval is bound to."""
     return hashlib.sha256(canonical_json([tool, arguments])).hexdigest()

@@ -42,7 +42,7 @@ class Codec:
         #: Called with the type's name whenever a value had to be pickled.
         self.on_pickle: Callable[[str], None] | None = None
 
-    def encode(self, value: Any) -> bytes:  # noqa: ANN401 - any value
+    def encode(self, value: Any) -> bytes:
         """The bytes of `value`. Raises `CodecError` for what cannot be stored."""
         kind = value.__class__
         if kind is int and -_INT_LIMIT <= value < _INT_LIMIT:
@@ -60,18 +60,19 @@ class Codec:
             message = f"{_name(value)} cannot be stored ({error}); {_HINTS}"
             raise CodecError(message) from error
 
-    def decode(self, data: bytes) -> Any:  # noqa: ANN401 - any value
+    def decode(self, data: bytes) -> Any:
         """The value of `data`. Raises `CorruptRecord` where it cannot be read."""
         try:
-            value = orjson.loads(data)
-            return self._raise(value) if b'"$"' in data else value
+            if b'"$"' not in data:
+                return orjson.loads(data)
+            return self._raise(orjson.loads(data))
         except CorruptRecord:
             raise
         except Exception as error:
             message = f"a recorded value cannot be read back ({type(error).__name__}: {error})"
             raise CorruptRecord(message) from error
 
-    def round_trip(self, value: Any) -> tuple[bytes, Any]:  # noqa: ANN401 - any value
+    def round_trip(self, value: Any) -> tuple[bytes, Any]:
         """The bytes of `value`, and the value that a later life would read: what the caller receives in this one."""
         data = self.encode(value)
         if value.__class__ in _ATOMS:
@@ -82,7 +83,7 @@ class Codec:
             message = f"{_name(value)} does not survive being stored and read back ({error}); {_HINTS}"
             raise CodecError(message) from error
 
-    def _lower(self, value: Any, stack: list[int]) -> Any:  # noqa: ANN401 - any value  # noqa: C901, PLR0911
+    def _lower(self, value: Any, stack: list[int]) -> Any:
         kind = value.__class__
         if kind is str:
             return value if value.isascii() or _is_utf8(value) else _tagged("str", v=_surrogates(value))
@@ -109,14 +110,14 @@ class Codec:
         finally:
             stack.pop()
 
-    def _lower_dict(self, value: dict[Any, Any], stack: list[int]) -> Any:  # noqa: ANN401 - JSON
+    def _lower_dict(self, value: dict[Any, Any], stack: list[int]) -> Any:
         if _TAG not in value and all(key.__class__ is str and _is_utf8(key) for key in value):
             return {key: self._lower(item, stack) for key, item in value.items()}
         return _tagged(
             "dict", v=[[self._lower(key, stack), self._lower(item, stack)] for key, item in value.items()]
         )
 
-    def _raise(self, value: Any) -> Any:  # noqa: ANN401 - JSON
+    def _raise(self, value: Any) -> Any:
         if isinstance(value, list):
             return [self._raise(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
         if not isinstance(value, dict):
@@ -138,9 +139,11 @@ class Codec:
             raise CorruptRecord(message)
         return shape.raise_(value, self._raise)  # pyright: ignore[reportUnknownArgumentType]
 
-    def _pickle(self, value: Any) -> dict[str, Any]:  # noqa: ANN401 - any value
+    def _pickle(self, value: Any) -> dict[str, Any]:
         if not self.allow_pickle:
-            message = f"{_name(value)} could only be pickled, which AGENTFLOW_ALLOW_PICKLE=false forbids; {_HINTS}"
+            message = (
+                f"{_name(value)} could only be pickled, which AGENTFLOW_ALLOW_PICKLE=false forbids; {_HINTS}"
+            )
             raise CodecError(message)
         try:
             data = pickle.dumps(value, protocol=5)
@@ -152,7 +155,7 @@ class Codec:
         seal = hmac.new(self._key, data, hashlib.sha256).hexdigest()
         return _tagged("pickle", v=base64.b64encode(data).decode(), seal=seal)
 
-    def _unpickle(self, value: dict[str, Any]) -> Any:  # noqa: ANN401 - any value
+    def _unpickle(self, value: dict[str, Any]) -> Any:
         data = base64.b64decode(value["v"])
         seal = hmac.new(self._key, data, hashlib.sha256).hexdigest()
         if not hmac.compare_digest(seal, str(value.get("seal", ""))):
@@ -164,14 +167,14 @@ class Codec:
 class _LoadedOnly(pickle.Unpickler):
     """Unpickles classes of modules that are loaded already; never imports."""
 
-    def find_class(self, module_name: str, global_name: str, /) -> Any:  # noqa: ANN401 - any class
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
         if module_name not in sys.modules:
             message = f"module {module_name} is not loaded; import it in the flow's file"
             raise CorruptRecord(message)
         return super().find_class(module_name, global_name)
 
 
-def _tagged(tag: str, **fields: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
+def _tagged(tag: str, **fields: Any) -> dict[str, Any]:
     return {_TAG: tag, **fields}
 
 

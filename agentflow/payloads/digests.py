@@ -39,7 +39,7 @@ class Canonical:
         self.opaque: list[str] = []
         self._stack: list[int] = []
 
-    def add(self, value: Any) -> None:  # noqa: ANN401 - any value
+    def add(self, value: Any) -> None:
         """Append the canonical bytes of `value`."""
         writer = _WRITERS.get(value.__class__)
         if writer is not None:
@@ -58,7 +58,7 @@ class Canonical:
         finally:
             self._stack.pop()
 
-    def _add_compound(self, value: Any) -> None:  # noqa: ANN401 - any value
+    def _add_compound(self, value: Any) -> None:
         if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
             self._sequence(b"[", list(value))  # pyright: ignore[reportUnknownArgumentType]
         elif isinstance(value, Mapping):
@@ -85,7 +85,7 @@ class Canonical:
         else:
             self._add_other(value)
 
-    def _add_other(self, value: Any) -> None:  # noqa: ANN401 - any value
+    def _add_other(self, value: Any) -> None:
         for kind, writer in _SUBCLASS_WRITERS:
             if isinstance(value, kind):
                 self._named(b"U", value)
@@ -129,7 +129,7 @@ class Canonical:
         self.parts.append(b"<%d;" % len(members))
         self.parts.extend(members)
 
-    def _apart(self, value: Any) -> bytes:  # noqa: ANN401 - any value
+    def _apart(self, value: Any) -> bytes:
         outer, self.parts = self.parts, []
         try:
             self.add(value)
@@ -155,7 +155,7 @@ def _moment(value: dt.datetime | dt.time) -> bytes:
 _WRITERS: dict[type[Any], Callable[[Any], bytes]] = {
     type(None): lambda _: b"0",
     bool: lambda value: b"T" if value else b"F",
-    int: lambda value: b"i%d;" % value,
+    int: b"i%d;".__mod__,
     float: _float,
     str: _text,
     bytes: lambda value: b"b%d:%s" % (len(value), value),
@@ -184,8 +184,19 @@ _SUBCLASS_WRITERS: list[tuple[type[Any], Callable[[Any], bytes]]] = [
 ]
 
 
+_NOTHING: list[str] = []
+
+
 def canonical(values: Sequence[Any]) -> tuple[bytes, list[str]]:
     """The canonical bytes of a sequence of values, and the type names of what could not be made canonical."""
+    parts: list[bytes] = []
+    for value in values:
+        writer = _WRITERS.get(value.__class__)
+        if writer is None:
+            break
+        parts.append(writer(value))
+    else:
+        return b"".join(parts), _NOTHING
     collector = Canonical()
     for value in values:
         collector.add(value)
@@ -198,12 +209,14 @@ DIGEST_SIZE = 16
 class Hasher:
     """Digests under one key."""
 
-    __slots__ = ("_blake2b", "_key")
+    __slots__ = ("_begin",)
 
     def __init__(self, key: bytes) -> None:
-        self._key = key
-        self._blake2b = hashlib.blake2b
+        # the state after the key is copied for each digest, which is cheaper than taking in the key anew
+        self._begin = hashlib.blake2b(digest_size=DIGEST_SIZE, key=key).copy
 
     def digest(self, data: bytes) -> bytes:
         """16 bytes that stand for `data`."""
-        return self._blake2b(data, digest_size=DIGEST_SIZE, key=self._key).digest()
+        state = self._begin()
+        state.update(data)
+        return state.digest()

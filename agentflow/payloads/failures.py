@@ -55,8 +55,6 @@ def decode_failure(codec: Codec, data: bytes) -> BaseException:
 
 def describe_failure(data: bytes) -> dict[str, str]:
     """What people are shown of a recorded failure, without building it: type, text, traceback."""
-
-
     try:
         record = orjson.loads(data)
         return {name: str(record.get(name, "")) for name in ("type", "text", "traceback")}
@@ -83,5 +81,3 @@ def _clean(text: str) -> str:
 
 def _same(first: BaseException, second: BaseException) -> bool:
     return type(first) is type(second) and repr(first.args) == repr(second.args)
-
-

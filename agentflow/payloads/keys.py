@@ -22,7 +22,9 @@ def load_key(folder: Path) -> bytes:
         message = f"cannot read the installation's key {path}: {error.strerror}"
         raise JournalOpenError(message) from None
     if len(data) != _BYTES:
-        message = f"{path} is not a key of {_BYTES} bytes; restore it, or remove it if nothing of value is recorded"
+        message = (
+            f"{path} is not a key of {_BYTES} bytes; restore it, or remove it if nothing of value is recorded"
+        )
         raise JournalOpenError(message)
     return data
 

@@ -60,7 +60,9 @@ def find_class(name: str) -> type[Any]:
     raise CorruptRecord(message)
 
 
-def _by_text(tag: str, kind: type[Any], read: Callable[[str], Any], write: Callable[[Any], str] = str) -> Shape:
+def _by_text(
+    tag: str, kind: type[Any], read: Callable[[str], Any], write: Callable[[Any], str] = str
+) -> Shape:
     return Shape(
         tag,
         lambda value: type(value) is kind,
@@ -73,7 +75,7 @@ def _bytes(data: bytes | bytearray) -> str:
     return base64.b64encode(data).decode()
 
 
-def _moment_lower(value: Any, _: Part) -> dict[str, Any]:  # noqa: ANN401 - datetime or time
+def _moment_lower(value: Any, _: Part) -> dict[str, Any]:
     zone = value.tzinfo
     out = {"$": "datetime" if isinstance(value, dt.datetime) else "time", "v": value.isoformat()}
     if value.fold:
@@ -84,7 +86,7 @@ def _moment_lower(value: Any, _: Part) -> dict[str, Any]:  # noqa: ANN401 - date
     return out
 
 
-def _moment_raise(data: dict[str, Any], _: Part) -> Any:  # noqa: ANN401 - datetime or time
+def _moment_raise(data: dict[str, Any], _: Part) -> Any:
     kind = dt.datetime if data["$"] == "datetime" else dt.time
     value = kind.fromisoformat(data["v"])
     if "zone" in data:
@@ -93,7 +95,7 @@ def _moment_raise(data: dict[str, Any], _: Part) -> Any:  # noqa: ANN401 - datet
 
 
 def _moment(kind: type[Any], tag: str) -> Shape:
-    def accepts(value: Any) -> bool:  # noqa: ANN401 - any value
+    def accepts(value: Any) -> bool:
         return type(value) is kind and (
             value.tzinfo is None or isinstance(value.tzinfo, (dt.timezone, zoneinfo.ZoneInfo))
         )
@@ -102,7 +104,7 @@ def _moment(kind: type[Any], tag: str) -> Shape:
 
 
 def _sequence(tag: str, kind: type[Any]) -> Shape:
-    def lower(value: Any, go: Part) -> dict[str, Any]:  # noqa: ANN401 - a collection
+    def lower(value: Any, go: Part) -> dict[str, Any]:
         return {"$": tag, "v": [go(item) for item in value]}
 
     return Shape(
@@ -111,7 +113,7 @@ def _sequence(tag: str, kind: type[Any]) -> Shape:
 
 
 def _set(tag: str, kind: type[Any]) -> Shape:
-    def lower(value: Any, go: Part) -> dict[str, Any]:  # noqa: ANN401 - a set
+    def lower(value: Any, go: Part) -> dict[str, Any]:
         return {"$": tag, "v": [go(item) for item in sorted(value, key=repr)]}
 
     return Shape(
@@ -119,33 +121,37 @@ def _set(tag: str, kind: type[Any]) -> Shape:
     )
 
 
-def _enum_lower(value: Any, _: Part) -> dict[str, Any]:  # noqa: ANN401 - an Enum member
+def _enum_lower(value: Any, _: Part) -> dict[str, Any]:
     if value.name is None or "|" in value.name:
         return {"$": "enum", "c": class_name(type(value)), "v": value.value}
     return {"$": "enum", "c": class_name(type(value)), "n": value.name}
 
 
-def _enum_raise(data: dict[str, Any], _: Part) -> Any:  # noqa: ANN401 - an Enum member
+def _enum_raise(data: dict[str, Any], _: Part) -> Any:
     kind: Any = find_class(data["c"])
     return kind[data["n"]] if "n" in data else kind(data["v"])
 
 
-def _fields_lower(value: Any, go: Part) -> dict[str, Any]:  # noqa: ANN401 - a dataclass instance
+def _fields_lower(value: Any, go: Part) -> dict[str, Any]:
     return {
         "$": "dataclass",
         "c": class_name(type(value)),
-        "v": {item.name: go(getattr(value, item.name)) for item in dataclasses.fields(value) if hasattr(value, item.name)},
+        "v": {
+            item.name: go(getattr(value, item.name))
+            for item in dataclasses.fields(value)
+            if hasattr(value, item.name)
+        },
     }
 
 
-def _fields_raise(data: dict[str, Any], go: Part) -> Any:  # noqa: ANN401 - a dataclass instance
+def _fields_raise(data: dict[str, Any], go: Part) -> Any:
     value = object.__new__(find_class(data["c"]))
     for name, item in data["v"].items():
         object.__setattr__(value, name, go(item))
     return value
 
 
-def _plain_dataclass(value: Any) -> bool:  # noqa: ANN401 - any value
+def _plain_dataclass(value: Any) -> bool:
     kind: Any = type(value)
     if not dataclasses.is_dataclass(kind) or issubclass(kind, (BaseException, list, dict, str, int, tuple)):
         return False
@@ -153,7 +159,7 @@ def _plain_dataclass(value: Any) -> bool:  # noqa: ANN401 - any value
     return not (set(getattr(value, "__dict__", ())) - names)
 
 
-def _model_lower(value: Any, go: Part) -> dict[str, Any]:  # noqa: ANN401 - a pydantic model
+def _model_lower(value: Any, go: Part) -> dict[str, Any]:
     out: dict[str, Any] = {"$": "model", "c": class_name(type(value))}
     out["v"] = {name: go(item) for name, item in value.__dict__.items()}
     if value.__pydantic_extra__:
@@ -164,28 +170,30 @@ def _model_lower(value: Any, go: Part) -> dict[str, Any]:  # noqa: ANN401 - a py
     return out
 
 
-def _model_raise(data: dict[str, Any], go: Part) -> Any:  # noqa: ANN401 - a pydantic model
+def _model_raise(data: dict[str, Any], go: Part) -> Any:
     kind: Any = find_class(data["c"])
     value = kind.__new__(kind)
     extra: dict[str, Any] | None = {name: go(item) for name, item in data.get("x", {}).items()}
     private: dict[str, Any] | None = {name: go(item) for name, item in data.get("p", {}).items()}
     object.__setattr__(value, "__dict__", {name: go(item) for name, item in data["v"].items()})
     object.__setattr__(value, "__pydantic_fields_set__", set(data["f"]))
-    object.__setattr__(value, "__pydantic_extra__", extra if kind.model_config.get("extra") == "allow" else None)
+    object.__setattr__(
+        value, "__pydantic_extra__", extra if kind.model_config.get("extra") == "allow" else None
+    )
     object.__setattr__(value, "__pydantic_private__", private if kind.__private_attributes__ else None)
     return value
 
 
-def _is_plain_model(value: Any) -> bool:  # noqa: ANN401 - any value
+def _is_plain_model(value: Any) -> bool:
     return isinstance(value, BaseModel) and "__new__" not in type(value).__dict__
 
 
-def _secret_raise(data: dict[str, Any], _: Part) -> Any:  # noqa: ANN401 - never reached: secrets are refused
+def _secret_raise(data: dict[str, Any], _: Part) -> Any:
     message = f"a secret cannot be read from the journal: {data['$']}"
     raise CorruptRecord(message)
 
 
-def _secret_lower(value: Any, _: Part) -> dict[str, Any]:  # noqa: ANN401 - a secret
+def _secret_lower(value: Any, _: Part) -> dict[str, Any]:
     message = (
         f"a {type(value).__name__} is a secret and secrets are never recorded: "
         "read it where it is used, or set persist_result=False"
@@ -193,19 +201,19 @@ def _secret_lower(value: Any, _: Part) -> dict[str, Any]:  # noqa: ANN401 - a se
     raise ValueError(message)
 
 
-def _named_tuple_lower(value: Any, go: Part) -> dict[str, Any]:  # noqa: ANN401 - a named tuple
+def _named_tuple_lower(value: Any, go: Part) -> dict[str, Any]:
     return {"$": "namedtuple", "c": class_name(type(value)), "v": [go(item) for item in value]}
 
 
-def _named_tuple_raise(data: dict[str, Any], go: Part) -> Any:  # noqa: ANN401 - a named tuple
+def _named_tuple_raise(data: dict[str, Any], go: Part) -> Any:
     return tuple.__new__(find_class(data["c"]), [go(item) for item in data["v"]])
 
 
-def _delta(value: Any, _: Part) -> dict[str, Any]:  # noqa: ANN401 - timedelta
+def _delta(value: Any, _: Part) -> dict[str, Any]:
     return {"$": "timedelta", "v": [value.days, value.seconds, value.microseconds]}
 
 
-def _class_lower(value: Any, _: Part) -> dict[str, Any]:  # noqa: ANN401 - a class
+def _class_lower(value: Any, _: Part) -> dict[str, Any]:
     return {"$": "class", "v": class_name(value)}
 
 
@@ -241,7 +249,9 @@ SHAPES: list[Shape] = [
     ),
     Shape("secret", lambda value: isinstance(value, (SecretStr, SecretBytes)), _secret_lower, _secret_raise),
     Shape("enum", lambda value: isinstance(value, enum.Enum), _enum_lower, _enum_raise),
-    Shape("class", lambda value: isinstance(value, type), _class_lower, lambda data, _: find_class(data["v"])),
+    Shape(
+        "class", lambda value: isinstance(value, type), _class_lower, lambda data, _: find_class(data["v"])
+    ),
     Shape("model", _is_plain_model, _model_lower, _model_raise),
     Shape("dataclass", _plain_dataclass, _fields_lower, _fields_raise),
     Shape(

@@ -152,7 +152,9 @@ class InlineWorker:
         with self._lock:
             if run_id in self._threads:
                 return False
-            thread = threading.Thread(target=self._live, args=(flow, run_id), name=f"agentflow-{flow.name}", daemon=True)
+            thread = threading.Thread(
+                target=self._live, args=(flow, run_id), name=f"agentflow-{flow.name}", daemon=True
+            )
             self._threads[run_id] = thread
         thread.start()
         return True

@@ -44,26 +44,26 @@ class CrashingJournal(MemoryJournal):
             self.dead = True
             raise Crash
 
-    def _wrapped(self, write: Callable[[], Any]) -> Any:  # noqa: ANN401
+    def _wrapped(self, write: Callable[[], Any]) -> Any:
         self._tick()
         result = write()
         self._tick()
         return result
 
-    def append(self, number: int, epoch: int, rows: Sequence[StepRow], **options: Any) -> None:  # noqa: ANN401
+    def append(self, number: int, epoch: int, rows: Sequence[StepRow], **options: Any) -> None:
         self._wrapped(lambda: super(CrashingJournal, self).append(number, epoch, rows, **options))
 
     def try_append(self, number: int, epoch: int, rows: Sequence[StepRow]) -> bool:
         self.append(number, epoch, rows)
         return True
 
-    def start_effect(self, number: int, epoch: int, row: StepRow, **options: Any) -> None:  # noqa: ANN401
+    def start_effect(self, number: int, epoch: int, row: StepRow, **options: Any) -> None:
         self._wrapped(lambda: super(CrashingJournal, self).start_effect(number, epoch, row, **options))
 
     def open_wait(self, epoch: int, wait: Wait) -> Wait:
         return self._wrapped(lambda: super(CrashingJournal, self).open_wait(epoch, wait))
 
-    def set_state(self, number: int, epoch: int, state: StateType, **options: Any) -> None:  # noqa: ANN401
+    def set_state(self, number: int, epoch: int, state: StateType, **options: Any) -> None:
         if not options.get("durable", True):  # the live view's word; said by a thread, at any time
             if not self.dead:
                 super().set_state(number, epoch, state, **options)

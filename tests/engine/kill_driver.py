@@ -48,12 +48,12 @@ class KillingJournal(SqliteJournal):
         self._tick()
         return run
 
-    def set_state(self, number: int, epoch: int, state: StateType, **options: Any) -> None:  # noqa: ANN401
+    def set_state(self, number: int, epoch: int, state: StateType, **options: Any) -> None:
         self._tick()
         super().set_state(number, epoch, state, **options)
         self._tick()
 
-    def append(self, number: int, epoch: int, rows: Sequence[StepRow], **options: Any) -> None:  # noqa: ANN401
+    def append(self, number: int, epoch: int, rows: Sequence[StepRow], **options: Any) -> None:
         self._tick()
         super().append(number, epoch, rows, **options)
         self._tick()
@@ -140,8 +140,17 @@ def one_life(folder: Path, shape: str, seed: int, log: str, at: int = 0) -> None
     options = Options(settings=Settings(home=folder))
     runs = journal.list_runs(RunFilter(limit=1))
     which = SHAPES[shape]
-    outcome = which.resume(runs[0].id, journal=journal, options=options) if runs else which.run({}, journal=journal, options=options)
-    report = {"value": outcome.value, "state": outcome.state.value, "reused": outcome.tally.reused, "error": repr(outcome.error)}
+    outcome = (
+        which.resume(runs[0].id, journal=journal, options=options)
+        if runs
+        else which.run({}, journal=journal, options=options)
+    )
+    report = {
+        "value": outcome.value,
+        "state": outcome.state.value,
+        "reused": outcome.tally.reused,
+        "error": repr(outcome.error),
+    }
     (folder / "outcome.json").write_text(json.dumps(report))
     journal.close()
 

@@ -10,7 +10,19 @@ from hypothesis import strategies as st
 
 from tests.engine.programs import Program, check_program
 
-LEAVES = ["pure", "const", "raw", "sample", "poll", "pollretry", "caught", "flaky", "effect", "calls", "submit"]
+LEAVES = [
+    "pure",
+    "const",
+    "raw",
+    "sample",
+    "poll",
+    "pollretry",
+    "caught",
+    "flaky",
+    "effect",
+    "calls",
+    "submit",
+]
 BODIES = ["nested", "retried", "sub", "loop"]
 FANS = ["gather", "accum", "group"]
 
@@ -28,8 +40,14 @@ SHAPES: dict[str, Program] = {
         )
     ],
     "shared list": [("accum", 0, [[("pure", 0)], [("pure", 1)], [("pure", 2)]]), ("pure", 0)],
-    "shared list, then an effect on it": [("accum", 0, [[("pure", 0)], [("pure", 1)], [("pure", 2)]]), ("effect", 0)],
-    "task group in which one fails": [("group", 0, [[("pure", 0), ("pure", 1)], [("effect", 2)]]), ("pure", 0)],
+    "shared list, then an effect on it": [
+        ("accum", 0, [[("pure", 0)], [("pure", 1)], [("pure", 2)]]),
+        ("effect", 0),
+    ],
+    "task group in which one fails": [
+        ("group", 0, [[("pure", 0), ("pure", 1)], [("effect", 2)]]),
+        ("pure", 0),
+    ],
     "two effects of one name": [
         ("gather", 0, [[("pure", 0), ("effect", 0)], [("pure", 1), ("effect", 1)], [("effect", 2)]])
     ],
@@ -87,7 +105,9 @@ def _check(prog: Program, seed: int) -> None:
 
 @pytest.mark.timeout(300)
 @given(prog=programs(), seed=st.integers(0, 999))
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), database=None, print_blob=True)
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), database=None, print_blob=True
+)
 def test_random_programs_replay(prog: Program, seed: int) -> None:
     """Random programs, crashed at random writes, resume without repeating a finished step."""
     _check(prog, seed)
@@ -95,7 +115,9 @@ def test_random_programs_replay(prog: Program, seed: int) -> None:
 
 @pytest.mark.nightly
 @given(prog=programs(), seed=st.integers(0, 999_999))
-@settings(max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck), database=None, print_blob=True)
+@settings(
+    max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck), database=None, print_blob=True
+)
 def test_many_random_programs_replay(prog: Program, seed: int) -> None:
     """The same, thousands of times."""
     _check(prog, seed)

@@ -50,7 +50,9 @@ def row(run: Run, sequence: int, event: str = "completed", value: bytes = b"1") 
     )  # fmt: skip
 
 
-def wait(run: Run, name: str = "refund", kind: WaitKind = WaitKind.APPROVAL, due: float | None = None) -> Wait:
+def wait(
+    run: Run, name: str = "refund", kind: WaitKind = WaitKind.APPROVAL, due: float | None = None
+) -> Wait:
     """A question of a run."""
     return Wait(
         id=f"{kind}-{name}", run=run.number, run_id=run.id, flow=run.flow, step="00", kind=kind, name=name,
@@ -277,12 +279,16 @@ def test_runs_are_listed_newest_first_and_filtered(journal: Journal) -> None:
 def test_cached_results_expire_and_are_replaced(journal: Journal) -> None:
     """At its expiry a result is gone; a later one takes its place."""
     run = journal.create_run(new_run())
-    journal.append(run.number, run.epoch, [row(run, 1)], cache=[CacheRow(b"key", b"1", 1.0, 10.0, run.number)])
+    journal.append(
+        run.number, run.epoch, [row(run, 1)], cache=[CacheRow(b"key", b"1", 1.0, 10.0, run.number)]
+    )
     found = journal.cached(b"key", 9.9)
     assert found is not None
     assert found.value == b"1"
     assert journal.cached(b"key", 10.0) is None
-    journal.append(run.number, run.epoch, [row(run, 2)], cache=[CacheRow(b"key", b"2", 11.0, None, run.number)])
+    journal.append(
+        run.number, run.epoch, [row(run, 2)], cache=[CacheRow(b"key", b"2", 11.0, None, run.number)]
+    )
     found = journal.cached(b"key", 1e12)
     assert found is not None
     assert found.value == b"2"
@@ -291,7 +297,10 @@ def test_cached_results_expire_and_are_replaced(journal: Journal) -> None:
 def test_logs_are_kept_per_run(journal: Journal) -> None:
     """In order, after a cursor."""
     first, second = journal.create_run(new_run()), journal.create_run(new_run())
-    lines = [LogRow(run.number, 1.0, 20, "l", "s", text) for run, text in ((first, "a"), (second, "b"), (first, "c"))]
+    lines = [
+        LogRow(run.number, 1.0, 20, "l", "s", text)
+        for run, text in ((first, "a"), (second, "b"), (first, "c"))
+    ]
     journal.add_logs(lines)
     found = journal.logs(first.number)
     assert [line.text for _, line in found] == ["a", "c"]

@@ -16,7 +16,8 @@ WHERE number = ?
 SELECT epoch FROM run WHERE number = ?
 
 -- name: set_state
-UPDATE run SET state = ?, message = ?, ended = ?, result = ?, error = ? WHERE number = ? AND epoch = ?
+UPDATE run SET state = ?, message = ?, ended = ?, result = ?, error = ?, owner = CASE ? WHEN 1 THEN '' ELSE owner END
+WHERE number = ? AND epoch = ?
 
 -- name: release_run
 UPDATE run SET owner = '' WHERE number = ? AND epoch = ?
