@@ -20,11 +20,10 @@ from agentflow.engine.effects import (
 )
 from agentflow.engine.logs import run_log
 from agentflow.engine.records import Place, Record, Records, Scope, attempt_scope
-from agentflow.engine.runtime import Interrupted, Overdue
+from agentflow.engine.runtime import DURABLY, Extras, Interrupted, Overdue
 from agentflow.engine.step import (
     Call,
     body_frame,
-    commit_durably,
     end_row,
     find,
     note_unwinding,
@@ -221,10 +220,10 @@ async def _complete(
         now = run.options.clock()
         expires = None if policy.cache_expiration is None else now + policy.cache_expiration.total_seconds()
         entry = CacheRow(key, data, now, expires, run.number)
-        await rt.blocking(lambda: run.journal.append(run.number, run.epoch, rows, cache=(entry,)))
+        await rt.commit(run, rows, Extras(cache=(entry,)))
     elif policy.kind is StepKind.MODEL:
         run.model_spoke = True
-        await commit_durably(run, rows, rt)
+        await rt.commit(run, rows, DURABLY)
     else:
         await rt.commit(run, rows)
     return value
@@ -305,7 +304,7 @@ async def _happened(call: Call, place: Place, rt: Runtime) -> Any:
         *start_rows(call.frame),
         row := end_row(call, child, "completed", data, {"around": call.frame.scope.hex(), "told": True}),
     ]
-    await commit_durably(run, rows, rt, consumed=call.answered)
+    await rt.commit(run, rows, Extras(durable=True, consumed=call.answered))
     _note(call, row)
     return value
 
@@ -318,7 +317,7 @@ async def _refuse(call: Call, place: Place, refusal: AgentflowError, rt: Runtime
         *start_rows(call.frame),
         row := end_row(call, child, "failed", data, {"around": call.frame.scope.hex()}),
     ]
-    await commit_durably(run, rows, rt, consumed=call.answered)
+    await rt.commit(run, rows, Extras(durable=True, consumed=call.answered))
     record_failure(shown, row.id & 0xFFFFFFFF, row.scope)
     _note(call, row)
     return shown
@@ -330,7 +329,7 @@ def _note(call: Call, row: Any) -> None:
     if run.records is None:
         run.records = Records([], run.identify)
     scope = run.records.scopes.setdefault(row.scope, Scope())
-    scope.add(row).claimed = 2
+    scope.add(row).claimed = Record.DELIVERED
 
 
 async def _run_effect(call: Call, place: Place, permission: Permission, attempt: int, rt: Runtime) -> Any:
@@ -351,7 +350,7 @@ async def _run_effect(call: Call, place: Place, permission: Permission, attempt:
         }
         above = start_rows(frame)
         if above or call.answered:
-            await commit_durably(run, above, rt, consumed=call.answered)
+            await rt.commit(run, above, Extras(durable=True, consumed=call.answered))
         intent = end_row(call, child, "intent", None, details, attempt=attempt)
         await intent_commit(call, rt, intent, permission)
         _note(call, intent)
@@ -368,7 +367,7 @@ async def _run_effect(call: Call, place: Place, permission: Permission, attempt:
             continue
         run.tally.executed += 1
         row = end_row(call, child, "completed", data, details, attempt=attempt)
-        await commit_durably(run, [row], rt)
+        await rt.commit(run, [row], DURABLY)
         _note(call, row)
         return value
 
@@ -409,7 +408,7 @@ async def _record_late(call: Call, child: Frame, cancelled: Interrupted, rt: Run
         row = end_row(
             call, child, event, encode_failure(run.codec, error)[0], details | {"error": repr(error)}
         )
-    hop = asyncio.ensure_future(commit_durably(run, [row], rt))
+    hop = asyncio.ensure_future(rt.commit(run, [row], DURABLY))
     while not hop.done():
         try:
             await asyncio.shield(hop)
@@ -435,12 +434,12 @@ async def _effect_failed(
     if (not_done or policy.idempotent) and await _wants_retry(call, error, attempt, rt):
         delay = policy.delay_before(attempt + 1, run.options.random())
         details["due"] = run.options.clock() + delay
-        await commit_durably(run, [end_row(call, child, "attempt", data, details, attempt=attempt)], rt)
+        await rt.commit(run, [end_row(call, child, "attempt", data, details, attempt=attempt)], DURABLY)
         await rt.pause(run, delay)
         return shown, True
     event = "not_done" if not_done else "unknown"
     row = end_row(call, child, event, data, details, attempt=attempt)
-    await commit_durably(run, [row], rt)
+    await rt.commit(run, [row], DURABLY)
     record_failure(shown, row.id & 0xFFFFFFFF, row.scope)
     _note(call, row)
     return shown, False

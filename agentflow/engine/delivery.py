@@ -1,25 +1,44 @@
-"""Ordered delivery: replayed values reach their callers in the order in which they were recorded.
+"""Order between concurrent branches: values reach their callers in journal order, in the first life and in every replay.
 
-Branches of a gather may append what they get to one list; a replay must fill that list in the same order. So a hit waits
-until it is the lowest record that nobody has received; live results and live effects wait until the records are used up.
-After a quiet spell the lowest outstanding one goes first, so that changed code cannot deadlock.
+Branches of a gather may append what they get to one list; a replay must fill that list in the same order. So results are
+handed out batch by batch, and the next batch only when the loop has settled: when all that the one before has set in
+motion has happened. On replay a record waits until it is the lowest that nobody has received; live results and live
+effects wait until the records are used up. After a quiet spell the lowest outstanding record goes first, so that changed
+code cannot deadlock.
 """
 
 from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from agentflow.engine.records import Record, Records
 
-_TURNS = 40
+_MOST_TURNS = 24
 _NAP = 0.002
-_NAPS = 10
+_NAPS = 12
+
+
+def when_settled(loop: asyncio.AbstractEventLoop, then: Callable[[], None]) -> None:
+    """Call `then` once nothing else is ready to run on the loop, or after so many turns at the most."""
+    ready: Sequence[Any] | None = getattr(loop, "_ready", None)
+    turns = 0
+
+    def look() -> None:
+        nonlocal turns
+        turns += 1
+        if turns >= _MOST_TURNS or (ready is not None and not ready):
+            then()
+        else:
+            loop.call_soon(look)
+
+    loop.call_soon(look)
 
 
 class Delivery:
-    """The queue of one run on its event loop. All methods run on that loop, except `expected`."""
+    """The queue of one run on its event loop. All methods run on that loop."""
 
     def __init__(self, records: Records | None) -> None:
         self._records = records
@@ -27,7 +46,7 @@ class Delivery:
         self._heap: list[tuple[int, int, asyncio.Future[None], Record]] = []
         self._holds: list[asyncio.Future[None]] = []
         self._pumping = False
-        self._idle = 0
+        self._naps = 0
         self._count = 0
 
     @property
@@ -38,7 +57,7 @@ class Delivery:
     def expected(self) -> Record | None:
         """The lowest record that nobody has received."""
         order, position = self.order, self._next
-        while position < len(order) and order[position].claimed == 2:  # noqa: PLR2004 - see Record
+        while position < len(order) and order[position].claimed == Record.DELIVERED:
             position += 1
         self._next = position
         return order[position] if position < len(order) else None
@@ -66,36 +85,34 @@ class Delivery:
 
     def release(self) -> None:
         """Let everybody go (the run is being fenced)."""
-        for turn in self._holds:
-            _resolve(turn)
-        self._holds.clear()
+        self._let_go()
         while self._heap:
             _resolve(heapq.heappop(self._heap)[2])
 
+    def _let_go(self) -> None:
+        for turn in self._holds:
+            _resolve(turn)
+        self._holds.clear()
+
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._naps = 0
         if not self._pumping:
             self._pumping = True
-            self._idle = 0
-            loop.call_soon(self._pump, loop)
+            when_settled(loop, lambda: self._pump(loop))
 
     def _pump(self, loop: asyncio.AbstractEventLoop) -> None:
-        patient = self._idle <= _TURNS + _NAPS
-        if self._heap:
-            moved = self._hand_out(patient=patient)
-        else:
-            moved = False
-            if self._holds and (self.expected() is None or not patient):
-                for turn in self._holds:
-                    _resolve(turn)
-                self._holds.clear()
+        patient = self._naps < _NAPS
+        moved = bool(self._heap) and self._hand_out(patient=patient)
+        if not self._heap and self._holds and (self.expected() is None or not patient):
+            self._let_go()
         if not self._heap and not self._holds:
             self._pumping = False
-            return
-        self._idle = 0 if moved else self._idle + 1
-        if self._idle > _TURNS:
-            loop.call_later(_NAP, self._pump, loop)
+        elif moved:
+            self._naps = 0
+            when_settled(loop, lambda: self._pump(loop))
         else:
-            loop.call_soon(self._pump, loop)
+            self._naps += 1
+            loop.call_later(_NAP, when_settled, loop, lambda: self._pump(loop))
 
     def _hand_out(self, *, patient: bool) -> bool:
         """Deliver the next batch: what was committed together goes together, when all of it has been asked for."""
@@ -103,8 +120,8 @@ class Delivery:
         lowest = self._heap[0][3]
         count = 1
         if expected is lowest:
-            batch = [record for record in self._batch(lowest.batch) if record.claimed != 2]  # noqa: PLR2004
-            asked = sum(record.claimed == 1 for record in batch)
+            batch = [record for record in self._batch(lowest.batch) if record.claimed != Record.DELIVERED]
+            asked = sum(record.claimed == Record.ASKED for record in batch)
             if asked < len(batch) and patient:
                 return False
             count = asked or 1
@@ -112,7 +129,7 @@ class Delivery:
             return False
         for _ in range(min(count, len(self._heap))):
             _, _, turn, record = heapq.heappop(self._heap)
-            record.claimed = 2
+            record.claimed = Record.DELIVERED
             _resolve(turn)
         return True
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from operator import attrgetter
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 
@@ -27,7 +27,9 @@ ROOT = b""
 class Record:
     """One recorded step: its place and its last row."""
 
-    #: 0 nobody has asked for it yet, 1 asked for, 2 delivered.
+    ASKED: ClassVar = 1
+    DELIVERED: ClassVar = 2
+    #: 0 nobody has asked for it yet, else ASKED or DELIVERED.
     claimed: int = 0
     #: Failed attempts before the one that counts.
     attempts: int = 0

@@ -10,11 +10,14 @@ import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from functools import partial
+from dataclasses import dataclass
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from agentflow.engine.context import CURRENT, Frame
+from agentflow.engine.delivery import when_settled
 from agentflow.errors import ColourError, Unwinding
+from agentflow.journal.protocol import CacheRow
 
 if TYPE_CHECKING:
     from agentflow.engine.active import ActiveRun
@@ -47,8 +50,8 @@ class Runtime(Protocol):
         """Return when nothing recorded has to be delivered first."""
         ...
 
-    async def commit(self, run: ActiveRun, rows: list[StepRow]) -> None:
-        """Commit rows so that they survive the process."""
+    async def commit(self, run: ActiveRun, rows: list[StepRow], extras: Extras | None = None) -> None:
+        """Commit rows so that they survive the process, with `extras` that are committed in the same transaction."""
         ...
 
     async def blocking(self, function: Callable[[], T]) -> T:
@@ -111,8 +114,8 @@ class Inline:
     async def settled(self, run: ActiveRun) -> None:
         del run
 
-    async def commit(self, run: ActiveRun, rows: list[StepRow]) -> None:
-        run.journal.append(run.number, run.epoch, rows)
+    async def commit(self, run: ActiveRun, rows: list[StepRow], extras: Extras | None = None) -> None:
+        run.journal.append(run.number, run.epoch, rows, **(extras or NO_EXTRAS).options())
 
     async def blocking(self, function: Callable[[], T]) -> T:
         return function()
@@ -189,12 +192,13 @@ class Loop:
         if run.records is not None and len(run.tasks) > 1:
             await run.delivery.settled(asyncio.get_running_loop())
 
-    async def commit(self, run: ActiveRun, rows: list[StepRow]) -> None:
-        if len(run.tasks) <= 1 and not run.group.waiting:
-            if not run.journal.try_append(run.number, run.epoch, rows):
-                await self.blocking(partial(run.journal.append, run.number, run.epoch, rows))
-        else:
-            await run.group.commit(run, rows)
+    async def commit(self, run: ActiveRun, rows: list[StepRow], extras: Extras | None = None) -> None:
+        if len(run.tasks) > 1 or run.group.busy:
+            await run.group.commit(run, rows, extras)
+        elif extras is not None:
+            await self.blocking(partial(run.journal.append, run.number, run.epoch, rows, **extras.options()))
+        elif not run.journal.try_append(run.number, run.epoch, rows):
+            await self.blocking(partial(run.journal.append, run.number, run.epoch, rows))
 
     async def blocking(self, function: Callable[[], T]) -> T:
         hop = asyncio.get_running_loop().run_in_executor(writer(), function)
@@ -282,35 +286,68 @@ class Interrupted(asyncio.CancelledError):
         self.outcome = outcome
 
 
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What is committed together with rows."""
+
+    #: Survive power loss, not only the death of the process.
+    durable: bool = False
+    cache: tuple[CacheRow, ...] = ()
+    #: Waits whose answers are taken.
+    consumed: tuple[str, ...] = ()
+
+    def options(self) -> dict[str, Any]:
+        """As options of the journal's ``append``."""
+        return {"durable": self.durable, "cache": self.cache, "consumed": self.consumed}
+
+    def __add__(self, other: Extras) -> Extras:
+        return Extras(self.durable or other.durable, self.cache + other.cache, self.consumed + other.consumed)
+
+
+NO_EXTRAS = Extras()
+DURABLY = Extras(durable=True)
+
+
+@dataclass(slots=True)
+class _Request:
+    rows: list[StepRow]
+    extras: Extras | None
+    turn: asyncio.Future[None]
+
+
 class GroupCommit:
-    """Rows of one run that finish in one turn of the loop are committed together."""
+    """Commits of a run with several branches: what finishes before the loop settles is one batch, in one transaction.
+
+    One batch at a time, so that the order in which values reach their callers is the order of the rows.
+    """
 
     def __init__(self) -> None:
-        self.waiting: list[tuple[list[StepRow], asyncio.Future[None]]] = []
+        self._waiting: list[_Request] = []
         self._flushing = False
 
     @property
     def busy(self) -> bool:
         """Whether rows are on their way."""
-        return bool(self.waiting) or self._flushing
+        return bool(self._waiting) or self._flushing
 
-    async def commit(self, run: ActiveRun, rows: list[StepRow]) -> None:
-        """Return when the rows are committed."""
+    async def commit(self, run: ActiveRun, rows: list[StepRow], extras: Extras | None) -> None:
+        """Return when the rows are committed and it is their turn."""
         loop = asyncio.get_running_loop()
         turn = loop.create_future()
-        if not self.waiting and not self._flushing:
-            loop.call_soon(self._flush, run, loop)
-        self.waiting.append((rows, turn))
+        if not self.busy:
+            when_settled(loop, partial(self._flush, run, loop))
+        self._waiting.append(_Request(rows, extras, turn))
         await turn
 
     def _flush(self, run: ActiveRun, loop: asyncio.AbstractEventLoop) -> None:
-        batch, self.waiting = self.waiting, []
-        rows = [row for group, _ in batch for row in group]
+        batch, self._waiting = self._waiting, []
+        rows = [row for request in batch for row in request.rows]
         if len(rows) > 1:
             first = rows[0].id
             rows = [row._replace(batch=first) for row in rows]
+        extras = reduce(Extras.__add__, (request.extras for request in batch if request.extras), NO_EXTRAS)
         try:
-            done = run.journal.try_append(run.number, run.epoch, rows)
+            done = extras is NO_EXTRAS and run.journal.try_append(run.number, run.epoch, rows)
         except BaseException as error:  # noqa: BLE001 - handed to everybody who waits
             _tell(batch, error)
             return
@@ -318,30 +355,27 @@ class GroupCommit:
             _tell(batch, None)
             return
         self._flushing = True
-        hop = loop.run_in_executor(writer(), run.journal.append, run.number, run.epoch, rows)
+        append = partial(run.journal.append, run.number, run.epoch, rows, **extras.options())
+        hop = loop.run_in_executor(writer(), append)
         hop.add_done_callback(lambda hop: self._landed(run, loop, batch, hop))
 
     def _landed(
-        self,
-        run: ActiveRun,
-        loop: asyncio.AbstractEventLoop,
-        batch: list[tuple[list[StepRow], asyncio.Future[None]]],
-        hop: asyncio.Future[None],
+        self, run: ActiveRun, loop: asyncio.AbstractEventLoop, batch: list[_Request], hop: asyncio.Future[None]
     ) -> None:
         self._flushing = False
         _tell(batch, hop.exception())
-        if self.waiting:
-            loop.call_soon(self._flush, run, loop)
+        if self._waiting:
+            when_settled(loop, partial(self._flush, run, loop))
 
 
-def _tell(batch: list[tuple[list[StepRow], asyncio.Future[None]]], error: BaseException | None) -> None:
-    for _, turn in batch:
-        if turn.done():
+def _tell(batch: list[_Request], error: BaseException | None) -> None:
+    for request in batch:
+        if request.turn.done():
             continue
         if error is None:
-            turn.set_result(None)
+            request.turn.set_result(None)
         else:
-            turn.set_exception(error)
+            request.turn.set_exception(error)
 
 
 def _current_task() -> Any:

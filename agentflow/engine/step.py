@@ -13,7 +13,7 @@ import orjson
 from agentflow.engine.active import ActiveRun, record_failure
 from agentflow.engine.context import CURRENT, Frame
 from agentflow.engine.records import Place, Record
-from agentflow.engine.runtime import INLINE, drive
+from agentflow.engine.runtime import INLINE, Extras, drive
 from agentflow.errors import CorruptRecord, Fenced, JournalUnavailable, Suspended, Unwinding
 from agentflow.model.steps import StepKind, StepRow
 from agentflow.payloads.failures import decode_failure, encode_failure
@@ -78,7 +78,7 @@ def find(call: Call, place: Place) -> Record | None:
         return None
     record = scope.index.get(place)
     if record is not None and not scope.repeats and not record.claimed:
-        record.claimed = 1
+        record.claimed = Record.ASKED
         return record
     for alias in call.aliases if record is None else ():
         record = record or scope.index.get((alias, *place[1:]))
@@ -103,7 +103,7 @@ def find(call: Call, place: Place) -> Record | None:
         if record is not None:
             run.tally.adopted.append(record.name)
     if record is not None and not record.claimed:
-        record.claimed = 1
+        record.claimed = Record.ASKED
     return record
 
 
@@ -133,7 +133,7 @@ def hit(frame: Frame, key: bytes) -> Record | None:
     if record is None or record.claimed or not record.end or record.effect:
         return None
     frame.occurrences[key] = count + 1
-    record.claimed = 2
+    record.claimed = Record.DELIVERED
     return record
 
 
@@ -218,7 +218,7 @@ async def record_value(call: Call, child: Frame, data: bytes, value: Any, rt: Ru
     if policy.kind is StepKind.MODEL:
         run.model_spoke = True
     if call.answered or policy.kind is StepKind.MODEL:
-        await commit_durably(run, rows, rt, consumed=call.answered)
+        await rt.commit(run, rows, Extras(durable=True, consumed=call.answered))
     else:
         await rt.commit(run, rows)
 
@@ -286,7 +286,7 @@ async def record_error(call: Call, child: Frame, error: BaseException, rt: Runti
     data, shown = encode_failure(run.codec, error)
     rows = [*start_rows(call.frame), row := end_row(call, child, "failed", data)]
     if call.answered:
-        await commit_durably(run, rows, rt, consumed=call.answered)
+        await rt.commit(run, rows, Extras(durable=True, consumed=call.answered))
     else:
         await rt.commit(run, rows)
     record_failure(shown, row.id & 0xFFFFFFFF, row.scope)
@@ -365,17 +365,3 @@ def start_rows(frame: Frame) -> list[StepRow]:
     rows.reverse()
     ids = sorted(row.id for row in rows)
     return [row._replace(id=row_id) for row, row_id in zip(rows, ids, strict=True)]
-
-
-async def commit_durably(
-    run: ActiveRun,
-    rows: list[StepRow],
-    rt: Runtime,
-    *,
-    consumed: Sequence[str] = (),
-    cache: Sequence[Any] = (),
-) -> None:
-    """Commit rows so that they survive power loss."""
-    await rt.blocking(
-        lambda: run.journal.append(run.number, run.epoch, rows, durable=True, consumed=consumed, cache=cache)
-    )
