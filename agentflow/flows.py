@@ -276,8 +276,8 @@ class Flow(Generic[P, R_co]):
         if instance is None or self._static:
             return self
         bound: Flow[..., Any] = Flow(
-            cast("Callable[..., Any]", functools.partial(self.fn, instance)),  # pyright: ignore[reportCallIssue]
-            **{"name": self.name, "description": self.description, **self.options},
+            cast("Callable[..., Any]", functools.partial(self.fn, instance)),
+            **cast("dict[str, Any]", {"name": self.name, "description": self.description, **self.options}),
         )
         bound.is_async = self.is_async
         bound.entrypoint = ""

@@ -10,7 +10,7 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from agentflow.errors import FlowNotFoundError, UsageError
 from agentflow.flows import Flow
@@ -80,7 +80,8 @@ def flows_in(module: ModuleType) -> dict[str, Flow[..., Any]]:
     found: dict[str, Flow[..., Any]] = {}
     for value in vars(module).values():
         if isinstance(value, Flow):
-            found.setdefault(value.name, value)  # pyright: ignore[reportUnknownArgumentType]
+            flow = cast("Flow[..., Any]", value)
+            found.setdefault(flow.name, flow)
     return found
 
 
@@ -106,14 +107,13 @@ def load_flow(target: str) -> Flow[..., Any]:
     module = load_module(file)
     flows = flows_in(module)
     if name:
-        flow = getattr(module, name, None)
-        if not isinstance(flow, Flow):
-            flow = flows.get(name)
+        named = getattr(module, name, None)
+        flow = cast("Flow[..., Any]", named) if isinstance(named, Flow) else flows.get(name)
         if flow is None:
             listed = ", ".join(sorted(flows)) or "none"
             message = f"{file} has no flow {name!r}; it has: {listed}"
             raise FlowNotFoundError(message)
-        return flow  # pyright: ignore[reportUnknownVariableType]
+        return flow
     if len(flows) != 1:
         listed = ", ".join(sorted(flows))
         message = (

@@ -13,8 +13,12 @@ from functools import cached_property
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError
-from pydantic.json_schema import PydanticInvalidForJsonSchema
+from pydantic.errors import (
+    PydanticInvalidForJsonSchema,
+    PydanticSchemaGenerationError,
+    PydanticUndefinedAnnotation,
+    PydanticUserError,
+)
 
 from agentflow.errors import ParameterError
 
@@ -104,11 +108,11 @@ class Binder:
         """The resolved annotations; a name that cannot be resolved counts as Any."""
         target: Any = self.fn
         while isinstance(target, functools.partial):
-            target = target.func  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+            target = target.func
         if not inspect.isroutine(target) and not inspect.isclass(target):
-            target = type(target).__call__  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType, reportUnknownArgumentType]
+            target = type(target).__call__
         try:
-            return typing.get_type_hints(target, include_extras=True)  # pyright: ignore[reportUnknownArgumentType]
+            return typing.get_type_hints(target, include_extras=True)
         except (NameError, TypeError, AttributeError):
             return {}
 

@@ -49,8 +49,8 @@ class Task(Generic[P, R_co]):
     ) -> None:
         self._wrapper: type[Any] | None = None
         if isinstance(fn, (staticmethod, classmethod)):
-            self._wrapper = type(fn)  # pyright: ignore[reportUnknownMemberType]
-            fn = cast("Callable[P, R_co]", fn.__func__)  # pyright: ignore[reportUnknownMemberType]
+            self._wrapper = staticmethod if isinstance(fn, staticmethod) else classmethod
+            fn = cast("Callable[P, R_co]", cast("Any", fn).__func__)
         if not callable(fn):
             message = f"@task wants a function, not {fn!r}"
             raise DefinitionError(message)
@@ -77,7 +77,7 @@ class Task(Generic[P, R_co]):
         frame = CURRENT.get()
         whole = (*self._self, *args) if self._self else args
         if frame is None:
-            return self.fn(*whole, **kwargs)  # pyright: ignore[reportCallIssue]
+            return cast("Any", self.fn)(*whole, **kwargs)
         run = frame.run
         data, _ = canonical(self.binder.values(whole, kwargs))
         key = run.hasher.digest(self._prefix + data)
@@ -195,6 +195,10 @@ class unmapped(Generic[T]):  # noqa: N801 - Prefect's name
         self.value = value
 
 
+def _whole(value: Any) -> Any:
+    return cast("unmapped[Any]", value).value if isinstance(value, unmapped) else value
+
+
 def _column(value: Any) -> list[Any] | None:
     """The items of a mapped argument; None for a constant."""
     if isinstance(value, (unmapped, str, bytes, dict)) or not isinstance(value, Iterable):
@@ -248,7 +252,8 @@ def _resolved(value: Any) -> Any:
     if isinstance(value, TaskFuture):
         return cast("TaskFuture[Any]", value).result()
     if isinstance(value, (list, tuple, set)) and _futures(value):
-        return type(cast("Any", value))(_resolved(item) for item in cast("Iterable[Any]", value))
+        items = cast("Any", value)
+        return type(items)(_resolved(item) for item in items)
     if isinstance(value, dict) and _futures(value):
         return {key: _resolved(item) for key, item in cast("dict[Any, Any]", value).items()}
     return value
@@ -264,7 +269,7 @@ def is_coroutine_function(fn: Any) -> bool:
     """Whether calling it gives a coroutine; sees through partials and callable objects."""
     while isinstance(fn, functools.partial):
         fn = cast("Any", fn).func
-    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(type(fn), "__call__", None))
 
 
 def is_generator(fn: Any) -> bool:

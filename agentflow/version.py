@@ -2,7 +2,12 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-try:
-    VERSION = version("agentflow")
-except PackageNotFoundError:  # run from a source tree that is not installed
-    VERSION = "0+source"
+
+def _find() -> str:
+    try:
+        return version("agentflow")
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        return "0+source"
+
+
+VERSION = _find()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
-from agentflow.engine.records import attempt_scope
+from agentflow.engine.records import Place, attempt_scope, identity
 from agentflow.journal.protocol import Journal
 from agentflow.model.runs import Run
 from agentflow.model.steps import StepEvent, StepRow, sequence_of
@@ -33,22 +33,24 @@ def plain(data: bytes | None) -> Any:
 
 def _strip(value: Any) -> Any:
     if isinstance(value, list):
-        return [_strip(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
+        return [_strip(item) for item in cast("list[Any]", value)]
     if not isinstance(value, dict):
         return value
-    tag = value.get("$")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    if tag is None:
-        return {key: _strip(item) for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType]
+    fields = cast("dict[str, Any]", value)
+    tag = fields.get("$")
+    return {key: _strip(item) for key, item in fields.items()} if tag is None else _strip_tagged(tag, fields)
+
+
+def _strip_tagged(tag: str, value: dict[str, Any]) -> Any:
     if tag == "pickle":
         return "<pickled value>"
     if tag == "dict":
-        pairs: list[list[Any]] = value["v"]
-        return {str(_strip(key)): _strip(item) for key, item in pairs}
+        return {str(_strip(key)): _strip(item) for key, item in value["v"]}
     if tag == "enum":
-        return value.get("n", value.get("v"))  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        return value.get("n", value.get("v"))
     if tag == "model":
-        return _strip({**value["v"], **value.get("x", {})})  # pyright: ignore[reportUnknownMemberType]
-    return _strip(value.get("v"))  # pyright: ignore[reportUnknownMemberType]
+        return _strip({**value["v"], **value.get("x", {})})
+    return _strip(value.get("v"))
 
 
 def run_view(run: Run, *, full: bool = True) -> dict[str, Any]:
@@ -128,12 +130,14 @@ class StepTree:
     """The steps of a run, folded from its rows; can be fed more rows as they come."""
 
     def __init__(self, key: bytes) -> None:
-        hasher = Hasher(key)
-        self._identify = lambda scope, place: hasher.digest(b"%b|%b|%b|%d" % (scope, *place))
+        self._hasher = Hasher(key)
         self._steps: dict[tuple[bytes, bytes, bytes, int], dict[str, Any]] = {}
         self._scopes: dict[bytes, str] = {b"": ""}
         #: Id of the last row taken in.
         self.last = 0
+
+    def _identify(self, scope: bytes, place: Place) -> bytes:
+        return identity(self._hasher, scope, place)
 
     def feed(self, rows: Iterable[StepRow]) -> list[dict[str, Any]]:
         """Take in rows; returns the steps that they changed."""

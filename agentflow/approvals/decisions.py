@@ -6,7 +6,7 @@ No tool, scope or function that a model can reach calls this module.
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, cast
 
 import jsonschema
 
@@ -39,7 +39,7 @@ def decide(
     """Record a person's decision.
 
     `answer` is JSON: edited arguments (approved), the effect's result (happened), an input (answered).
-    Raises `WaitNotFoundError`, and `DecisionRefusedError` where the answer does not fit what is asked, comes twice or late.
+    Raises `WaitNotFoundError`, and `DecisionRefusedError` where the answer does not fit, comes twice, or comes late.
     """
     wait = journal.get_wait(wait_id)
     if wait is None or wait.kind not in PERSON_KINDS:
@@ -63,14 +63,16 @@ def complete_edit(wait: Wait, edited: Any) -> dict[str, Any]:
     if not isinstance(edited, dict):
         message = f"{wait.id}: edited arguments are a JSON object by argument name, not {edited!r:.80}"
         raise DecisionRefusedError(message)
+    given = cast("dict[str, Any]", edited)
     proposed: dict[str, Any] = wait.question.get("arguments", {})
     unknown = [
-        name for name in edited if name not in proposed and name not in wait.schema.get("properties", {})
-    ]  # pyright: ignore[reportUnknownVariableType]
+        name for name in given if name not in proposed and name not in wait.schema.get("properties", {})
+    ]
     if unknown:
-        message = f"{wait.id}: {wait.name} has no argument {', '.join(map(repr, unknown))}; it has {', '.join(proposed)}"  # pyright: ignore[reportUnknownArgumentType]
+        names, known = ", ".join(map(repr, unknown)), ", ".join(proposed)
+        message = f"{wait.id}: {wait.name} has no argument {names}; it has {known}"
         raise DecisionRefusedError(message)
-    whole: dict[str, Any] = {**proposed, **edited}
+    whole: dict[str, Any] = {**proposed, **given}
     check_schema(wait, whole)
     return whole
 
@@ -79,7 +81,7 @@ def check_schema(wait: Wait, value: Any) -> None:
     """Raise `DecisionRefusedError` where `value` does not fit the wait's schema."""
     if not wait.schema:
         return
-    validator = jsonschema.Draft202012Validator(wait.schema)
+    validator: Any = jsonschema.Draft202012Validator(wait.schema)
     faults = [
         f"{'.'.join(str(part) for part in fault.absolute_path) or 'value'}: {fault.message}"
         for fault in sorted(

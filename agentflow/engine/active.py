@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from agentflow.engine.delivery import Delivery
-from agentflow.engine.records import Place, Record, Records
+from agentflow.engine.records import Place, Records, identity
 from agentflow.engine.runtime import GroupCommit
 from agentflow.errors import Cancelling, Fenced, Revoked, Suspended, Unwinding
 from agentflow.journal.protocol import Journal
@@ -104,8 +104,7 @@ class ActiveRun:
     # -- identity
     def identify(self, scope: bytes, place: Place) -> bytes:
         """The digest that stands for the step at `place` of `scope`."""
-        key, branch, occurrence = place
-        return self.hasher.digest(b"%b|%b|%b|%d" % (scope, key, branch, occurrence))
+        return identity(self.hasher, scope, place)
 
     def next_id(self) -> int:
         """The id of the next row."""
@@ -172,12 +171,12 @@ class ActiveRun:
         scheduled: list[Any] | None = getattr(loop, "_scheduled", None)
         if scheduled is None:
             return True
-        from agentflow.engine.context import CURRENT  # noqa: PLC0415 - context imports this module's types
+        from agentflow.engine.context import CURRENT
 
         for handle in list(scheduled):
             if handle.cancelled():
                 continue
-            frame = handle._context.get(CURRENT)  # noqa: SLF001 - asyncio has no public way
+            frame = handle._context.get(CURRENT)
             if frame is not None and frame.run is self:
                 return True
         return False
@@ -239,5 +238,3 @@ def culprits(error: BaseException, scope: bytes) -> list[int]:
         queue += [item.__cause__, item.__context__]
     return sorted(found)
 
-
-__all__ = ["ActiveRun", "Options", "Record", "Tally", "culprits", "record_failure"]

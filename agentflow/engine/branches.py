@@ -19,6 +19,8 @@ from agentflow.payloads.digests import canonical
 
 _PLAIN: set[CodeType] = set()
 _WAIT_FOR_MAKES_A_TASK = sys.version_info < (3, 12)
+#: Of this module and of asyncio, between ``wait_for`` and `_inside_wait_for`.
+_FRAMES_ABOVE = 7
 _FLAGGED = "_agentflow_factory"
 
 
@@ -70,12 +72,12 @@ _EMPTY = Context()
 
 def _inside_wait_for() -> bool:
     """Whether the task is made by ``asyncio.wait_for`` (until 3.11), whose caller does nothing meanwhile."""
-    frame = sys._getframe(2)  # noqa: SLF001 - the only way to see who makes the task
-    for _ in range(4):
+    frame = inspect.currentframe()
+    for _ in range(_FRAMES_ABOVE):
+        if frame is None:
+            return False
         if frame.f_code is asyncio.wait_for.__code__:
             return True
-        if frame.f_back is None:
-            return False
         frame = frame.f_back
     return False
 

@@ -5,6 +5,7 @@ done, not done, unknown. Unknown is final until a person says what happened; not
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -19,8 +20,6 @@ from agentflow.model.steps import StepKind
 from agentflow.model.waits import Verdict, Wait, WaitKind, binding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from agentflow.engine.active import ActiveRun
     from agentflow.engine.context import Frame
     from agentflow.engine.policy import ApprovalRule
@@ -69,7 +68,7 @@ class Gate(Protocol):
 class Permission:
     """How an effect may start."""
 
-    args: tuple[Any, ...]
+    args: Sequence[Any]
     kwargs: dict[str, Any]
     #: JSON of the arguments that will be executed.
     executed: dict[str, Any]
@@ -105,9 +104,6 @@ def json_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
     return to_jsonable_python(
         arguments, fallback=lambda value: f"<{type(value).__qualname__}>", inf_nan_mode="strings"
     )
-
-
-# -- order (E1-E4)
 
 
 def unexpected(frame: Frame, place: Place) -> Record | None:
@@ -150,6 +146,7 @@ async def _unclaimed(call: Call, rt: Runtime) -> Record | None:
     records = call.frame.stable_records()
     if records is None or call.frame.loose:
         return None
+    others: list[Record] = []
     for _ in range(_HOLD_LOOKS):
         others = [
             record
@@ -214,9 +211,6 @@ async def ask(
     return await wait_durably(run, frame, wait, rt, inline=not call.own)
 
 
-# -- permission (R5, R14)
-
-
 async def permit(call: Call, place: Place, record: Record | None, rt: Runtime) -> Permission:
     """Get whatever signature the effect needs; raises `ApprovalDenied`."""
     run, policy = call.run, call.policy
@@ -266,9 +260,7 @@ class Verdicts:
     wait_id: str = ""
 
 
-async def resolve_doubt(
-    call: Call, place: Place, record: Record, rt: Runtime, read: Callable[[Any], Any]
-) -> Verdicts:
+async def resolve_doubt(call: Call, place: Place, record: Record, rt: Runtime) -> Verdicts:
     """Ask what became of an effect that started and has no known end; raises `InDoubtError` for "fail"."""
     details = record.details()
     question = {
@@ -283,7 +275,9 @@ async def resolve_doubt(
     decision = decided.decision
     if decision is not None and decision.verdict is Verdict.HAPPENED:
         call.answered += (decided.id,)
-        return Verdicts(happened=True, value=read(decision.answer))
+        read = call.policy.read_answer
+        value = decision.answer if read is None else read(decision.answer)
+        return Verdicts(happened=True, value=value)
     if decision is not None and decision.verdict is Verdict.RUN_AGAIN:
         return Verdicts(happened=False, wait_id=decided.id)
     call.answered += (decided.id,)

@@ -134,7 +134,7 @@ async def _caught(active: ActiveRun, body: Body, rt: Inline | Loop) -> tuple[Any
     """The flow's value or whatever it raised; `_end` tells them apart."""
     try:
         return await _attempts(active, body, rt), None
-    except BaseException as error:  # noqa: BLE001 - see above
+    except BaseException as error:
         return None, error
 
 
@@ -226,7 +226,7 @@ def _nothing() -> None:
     return
 
 
-async def _end(  # noqa: C901 - the ways a life can end
+async def _end(
     active: ActiveRun,
     body: Body,
     value: Any,
@@ -259,7 +259,7 @@ async def _end(  # noqa: C901 - the ways a life can end
     if state is StateType.COMPLETED:
         try:
             data, value = active.codec.round_trip(value)
-        except Exception as broken:  # noqa: BLE001 - the flow's result cannot be stored
+        except Exception as broken:
             state, error = StateType.FAILED, broken
     if error is not None:
         failure, error = encode_failure(active.codec, error)

@@ -45,7 +45,7 @@ class TaskFuture(Generic[R_co]):
             self._block(timeout)
         except TimeoutError:
             return False
-        except BaseException:  # noqa: BLE001 - it has ended; its outcome is read elsewhere
+        except BaseException:
             return True
         return True
 
@@ -70,7 +70,7 @@ class TaskFuture(Generic[R_co]):
         self.seen = True
         try:
             self._block(None)
-        except Exception as error:  # noqa: BLE001 - returned
+        except Exception as error:
             return error
         return None
 
@@ -82,7 +82,7 @@ class TaskFuture(Generic[R_co]):
         return f"<TaskFuture {self.name} {'done' if self.done() else 'pending'}>"
 
     def _block(self, timeout: float | None) -> Any:
-        if not self.inner.done() and asyncio._get_running_loop() is not None:  # noqa: SLF001 - cheap check
+        if not self.inner.done() and asyncio._get_running_loop() is not None:
             message = (
                 f"result() of {self.name} would block this thread's event loop; `await` the future instead"
             )
@@ -130,7 +130,7 @@ def submit_sync(name: str, run: ActiveRun, prepare: Prepare) -> TaskFuture[Any]:
     def work() -> None:
         try:
             inner.set_result(context.run(lambda: drive(execute(_own(prepare()), INLINE))))
-        except BaseException as error:  # noqa: BLE001 - handed to whoever asks for the result
+        except BaseException as error:
             inner.set_exception(error)
 
     pool_of(run).start(work)
@@ -155,11 +155,11 @@ def submit_async(
         except asyncio.CancelledError as error:
             inner.set_exception(error if run.fence is None else run.fence.__class__(*run.fence.args))
             raise
-        except BaseException as error:  # noqa: BLE001 - handed to whoever asks for the result
+        except BaseException as error:
             inner.set_exception(error)
 
     branches.own_coroutine(work)
-    loop = asyncio._get_running_loop()  # noqa: SLF001 - None where there is none
+    loop = asyncio._get_running_loop()
     if loop is not None:
         _keep(loop.create_task(work()))
         return future
@@ -199,7 +199,7 @@ _background_lock = threading.Lock()
 
 def background_loop() -> asyncio.AbstractEventLoop:
     """The loop on which async tasks that sync flows submit are run; one thread per process."""
-    global _background  # noqa: PLW0603 - one per process, made at first use
+    global _background
     with _background_lock:
         if _background is None or _background.is_closed():
             loop = asyncio.new_event_loop()

@@ -34,14 +34,16 @@ class RunLogger(logging.LoggerAdapter[logging.Logger]):
         return msg, kwargs
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
-        wanted = logging.getLevelName(self._run.options.settings.log_level.upper())
-        if isinstance(wanted, int) and level >= wanted:
+        wanted = logging.getLevelNamesMapping().get(
+            self._run.options.settings.log_level.upper(), logging.INFO
+        )
+        if level >= wanted:
             text = str(msg) % args if args else str(msg)
             run_log(self._run, text, level=level, step=self._step)
         kwargs.setdefault("stacklevel", 2)
         super().log(level, msg, *args, **kwargs)
 
-    def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - the standard library's name
+    def isEnabledFor(self, level: int) -> bool:
         del level
         return True
 
@@ -67,7 +69,7 @@ def flush_logs(run: ActiveRun) -> None:
     if lines:
         try:
             run.journal.add_logs(lines)
-        except BaseException as error:  # noqa: BLE001 - see above
+        except BaseException as error:
             sys.stderr.write(f"agentflow: {len(lines)} log lines could not be recorded: {error}\n")
 
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import orjson
 
 from agentflow.model.steps import StepEvent, StepRow
+from agentflow.payloads.digests import Hasher
 
 Place = tuple[bytes, bytes, int]
 """(key, branch, occurrence): where a call stands within its scope."""
@@ -42,7 +43,7 @@ class Record:
 
     def __init__(self, row: StepRow, place: Place) -> None:
         self.place = place
-        self.row = row
+        self.row: StepRow = row
         self.event = event = row[1]
         self.end = event in _ENDS
         if row[9]:
@@ -166,7 +167,7 @@ class Records:
 
     def _fold(self, rows: Iterable[StepRow]) -> None:
         scopes, openers = self.scopes, list[Record]()
-        here: bytes | None = None
+        here = b"?"
         scope = Scope()
         for row in rows:
             if row[4] != here:
@@ -258,6 +259,12 @@ class Records:
         if not any(scope.effects for scope in self.scopes.values()):
             return []
         return [record for record in self.order if record.direct and not record.claimed]
+
+
+def identity(hasher: Hasher, scope: bytes, place: Place) -> bytes:
+    """The digest that stands for the step at `place` of `scope`."""
+    key, branch, occurrence = place
+    return hasher.digest(b"%b|%b|%b|%d" % (scope, key, branch, occurrence))
 
 
 Identify = Callable[[bytes, Place], bytes]

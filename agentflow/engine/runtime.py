@@ -143,7 +143,7 @@ class Inline:
         def target() -> None:
             try:
                 box.append((True, context.run(function, *args, **kwargs)))
-            except BaseException as error:  # noqa: BLE001 - handed to the caller
+            except BaseException as error:
                 box.append((False, error))
 
         thread = threading.Thread(target=target, name=f"agentflow-{frame.policy.name}", daemon=True)
@@ -161,7 +161,7 @@ class Inline:
         run.options.sleep(seconds)
 
     async def park(self, pending: Pending) -> None:
-        if asyncio._get_running_loop() is not None:  # noqa: SLF001 - cheap, and None in a plain thread
+        if asyncio._get_running_loop() is not None:
             message = (
                 f"{pending.wait.name!r} would block this thread's event loop; "
                 "await it, or call the task through `.submit(...)` and await that"
@@ -269,7 +269,7 @@ async def finish(future: asyncio.Future[T]) -> T:
             if future.cancelled():
                 raise
             cancelled = error
-        except BaseException:  # noqa: BLE001 - read from the future below
+        except BaseException:
             break
     if cancelled is not None:
         if future.exception() is not None and isinstance(future.exception(), Unwinding):
@@ -348,7 +348,7 @@ class GroupCommit:
         extras = reduce(Extras.__add__, (request.extras for request in batch if request.extras), NO_EXTRAS)
         try:
             done = extras is NO_EXTRAS and run.journal.try_append(run.number, run.epoch, rows)
-        except BaseException as error:  # noqa: BLE001 - handed to everybody who waits
+        except BaseException as error:
             _tell(batch, error)
             return
         if done:
@@ -360,7 +360,11 @@ class GroupCommit:
         hop.add_done_callback(lambda hop: self._landed(run, loop, batch, hop))
 
     def _landed(
-        self, run: ActiveRun, loop: asyncio.AbstractEventLoop, batch: list[_Request], hop: asyncio.Future[None]
+        self,
+        run: ActiveRun,
+        loop: asyncio.AbstractEventLoop,
+        batch: list[_Request],
+        hop: asyncio.Future[None],
     ) -> None:
         self._flushing = False
         _tell(batch, hop.exception())
@@ -379,7 +383,7 @@ def _tell(batch: list[_Request], error: BaseException | None) -> None:
 
 
 def _current_task() -> Any:
-    return asyncio.current_task() if asyncio._get_running_loop() is not None else None  # noqa: SLF001
+    return asyncio.current_task() if asyncio._get_running_loop() is not None else None
 
 
 _writer: ThreadPoolExecutor | None = None
@@ -387,7 +391,7 @@ _writer: ThreadPoolExecutor | None = None
 
 def writer() -> ThreadPoolExecutor:
     """The thread on which event loops have their durable commits made."""
-    global _writer  # noqa: PLW0603 - one per process, made at first use
+    global _writer
     if _writer is None:
         _writer = ThreadPoolExecutor(4, thread_name_prefix="agentflow-writer")
     return _writer

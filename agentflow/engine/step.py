@@ -224,7 +224,7 @@ async def record_value(call: Call, child: Frame, data: bytes, value: Any, rt: Ru
 
 
 async def _full(call: Call, place: Place, rt: Runtime) -> Any:
-    from agentflow.engine.attempts import execute_fully  # noqa: PLC0415 - the two call each other
+    from agentflow.engine.attempts import execute_fully
 
     return await execute_fully(call, place, rt)
 

@@ -169,7 +169,7 @@ class Waker:
                 runs = dict(self._runs)
             try:
                 self._look(runs)
-            except Exception:  # noqa: BLE001, S112 - the journal is gone (closed, disk); its writers are told
+            except Exception:
                 continue
 
     def _patience(self, runs: dict[ActiveRun, _Quiet]) -> float | None:
@@ -222,7 +222,7 @@ class Waker:
             quiet.looks, quiet.said = 0, quiet.said and bool(run.pendings)
             return
         quiet.looks += 1
-        if quiet.looks < 2:  # noqa: PLR2004 - twice
+        if quiet.looks < 2:
             return
         now = run.options.clock()
         if not quiet.said:

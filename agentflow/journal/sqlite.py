@@ -51,7 +51,7 @@ _OPEN = (
     "NOT IN ('COMPLETED', 'FAILED', 'CANCELLED', 'CRASHED')"
 )
 _BUSY_MS = 30_000
-_step_row = cast("Callable[[Any], StepRow]", partial(tuple.__new__, StepRow))
+_step_row = cast("Callable[[Any], StepRow]", partial(cast("Any", tuple).__new__, StepRow))
 
 
 class SqliteJournal:

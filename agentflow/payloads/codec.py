@@ -14,8 +14,7 @@ import math
 import pickle
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
@@ -84,29 +83,23 @@ class Codec:
             raise CodecError(message) from error
 
     def _lower(self, value: Any, stack: list[int]) -> Any:
-        kind = value.__class__
-        if kind is str:
-            return value if value.isascii() or _is_utf8(value) else _tagged("str", v=_surrogates(value))
-        if kind is bool or value is None:
-            return value
-        if kind is int:
-            return value if -_INT_LIMIT <= value < _INT_LIMIT else _tagged("int", v=str(value))
-        if kind is float:
-            return value if math.isfinite(value) else _tagged("float", v=repr(value))
+        atom = _ATOM_RULES.get(value.__class__)
+        if atom is not None:
+            return atom(value)
         marker = id(value)
         if marker in stack:
             message = f"{_name(value)} contains itself, so it cannot be stored; {_HINTS}"
             raise CodecError(message)
         stack.append(marker)
         try:
-            if kind is list:
+            if value.__class__ is list:
                 return [self._lower(item, stack) for item in value]
-            if kind is dict:
+            if value.__class__ is dict:
                 return self._lower_dict(value, stack)
             shape = find_shape(value)
-            if shape is not None:
-                return shape.lower(value, lambda part: self._lower(part, stack))
-            return self._pickle(value)
+            if shape is None:
+                return self._pickle(value)
+            return shape.lower(value, lambda part: self._lower(part, stack))
         finally:
             stack.pop()
 
@@ -119,25 +112,28 @@ class Codec:
 
     def _raise(self, value: Any) -> Any:
         if isinstance(value, list):
-            return [self._raise(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
+            return [self._raise(item) for item in cast("list[Any]", value)]
         if not isinstance(value, dict):
             return value
-        tag = value.get(_TAG)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        fields = cast("dict[str, Any]", value)
+        tag = fields.get(_TAG)
         if tag is None:
-            return {key: self._raise(item) for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType]
+            return {key: self._raise(item) for key, item in fields.items()}
+        return self._raise_tagged(tag, fields)
+
+    def _raise_tagged(self, tag: str, fields: dict[str, Any]) -> Any:
         if tag == "pickle":
-            return self._unpickle(value)  # pyright: ignore[reportUnknownArgumentType]
+            return self._unpickle(fields)
         if tag == "dict":
-            pairs: list[list[Any]] = value["v"]
-            return {self._raise(key): self._raise(item) for key, item in pairs}
-        basic = _BASIC.get(tag)  # pyright: ignore[reportUnknownArgumentType]
+            return {self._raise(key): self._raise(item) for key, item in fields["v"]}
+        basic = _BASIC.get(tag)
         if basic is not None:
-            return basic(value["v"])
-        shape = _BY_TAG.get(tag)  # pyright: ignore[reportUnknownArgumentType]
+            return basic(fields["v"])
+        shape = _BY_TAG.get(tag)
         if shape is None:
             message = f"unknown type tag {tag!r}; was it written with a codec that is not registered here?"
             raise CorruptRecord(message)
-        return shape.raise_(value, self._raise)  # pyright: ignore[reportUnknownArgumentType]
+        return shape.raise_(fields, self._raise)
 
     def _pickle(self, value: Any) -> dict[str, Any]:
         if not self.allow_pickle:
@@ -197,6 +193,29 @@ def _surrogates(text: str) -> str:
     return base64.b64encode(text.encode("utf-8", "surrogatepass")).decode()
 
 
+def _lower_int(value: int) -> Any:
+    return value if -_INT_LIMIT <= value < _INT_LIMIT else _tagged("int", v=str(value))
+
+
+def _lower_float(value: float) -> Any:
+    return value if math.isfinite(value) else _tagged("float", v=repr(value))
+
+
+def _lower_str(value: str) -> Any:
+    return value if _is_utf8(value) else _tagged("str", v=_surrogates(value))
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+_ATOM_RULES: dict[type[Any], Callable[[Any], Any]] = {
+    str: _lower_str,
+    bool: _same,
+    type(None): _same,
+    int: _lower_int,
+    float: _lower_float,
+}
 _BASIC: dict[str, Callable[[Any], Any]] = {
     "str": lambda text: base64.b64decode(text).decode("utf-8", "surrogatepass"),
     "int": int,
@@ -204,18 +223,17 @@ _BASIC: dict[str, Callable[[Any], Any]] = {
 }
 _BY_TAG: dict[str, Shape] = {shape.tag: shape for shape in SHAPES}
 _CUSTOM: list[Shape] = []
-_FOUND: dict[type[Any], Shape | None] = {}
+_FOUND: dict[type[Any], Shape] = {}
 
 
 def find_shape(value: object) -> Shape | None:
-    """The rule that stores values of this type, or None where only pickle could."""
-    kind = type(value)
-    try:
-        return _FOUND[kind]
-    except KeyError:
-        shape = next((shape for shape in (*_CUSTOM, *SHAPES) if shape.accepts(value)), None)
-        _FOUND[kind] = shape
-        return shape
+    """The rule that stores this value, or None where only pickle could."""
+    known = _FOUND.get(type(value))
+    if known is None or not known.accepts(value):
+        known = next((shape for shape in (*_CUSTOM, *SHAPES) if shape.accepts(value)), None)
+        if known is not None:
+            _FOUND[type(value)] = known
+    return known
 
 
 def register_codec(
@@ -235,8 +253,3 @@ def register_codec(
     _BY_TAG[tag] = shape
     _FOUND.clear()
 
-
-def main_module_name() -> str:
-    """What ``__main__`` is called when its file is imported: the stem of its file."""
-    file = getattr(sys.modules.get("__main__"), "__file__", None)
-    return Path(file).stem if file else "__main__"

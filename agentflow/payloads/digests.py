@@ -15,12 +15,13 @@ import math
 import struct
 import types
 import uuid
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from decimal import Decimal
 from fractions import Fraction
 from operator import itemgetter
 from pathlib import PurePath
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel, SecretBytes, SecretStr
 
@@ -60,11 +61,11 @@ class Canonical:
 
     def _add_compound(self, value: Any) -> None:
         if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
-            self._sequence(b"[", list(value))  # pyright: ignore[reportUnknownArgumentType]
+            self._sequence(b"[", cast("Sequence[Any]", value))
         elif isinstance(value, Mapping):
-            self._mapping(value)  # pyright: ignore[reportUnknownArgumentType]
-        elif isinstance(value, Set):
-            self._unordered(value)  # pyright: ignore[reportUnknownArgumentType]
+            self._mapping(cast("Mapping[Any, Any]", value))
+        elif isinstance(value, AbstractSet):
+            self._unordered(cast("AbstractSet[Any]", value))
         elif isinstance(value, enum.Enum):
             self._named(b"E", value)
             self.parts.append(_text(value.name if hasattr(value, "_name_") else repr(value)))
@@ -80,8 +81,9 @@ class Canonical:
             self._named(b"D", value)
             self._mapping({item.name: getattr(value, item.name, None) for item in dataclasses.fields(value)})
         elif isinstance(value, tuple):
-            self._named(b"N", value)  # pyright: ignore[reportUnknownArgumentType]
-            self._sequence(b"[", list(value))  # pyright: ignore[reportUnknownArgumentType]
+            items = cast("tuple[Any, ...]", value)
+            self._named(b"N", items)
+            self._sequence(b"[", items)
         else:
             self._add_other(value)
 
@@ -96,9 +98,9 @@ class Canonical:
             self.add(value.__self__)
         elif isinstance(value, functools.partial):
             self.parts.append(b"p")
-            self.add(value.func)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
-            self._sequence(b"[", list(value.args))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
-            self._mapping(value.keywords)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+            self.add(value.func)
+            self._sequence(b"[", list(value.args))
+            self._mapping(value.keywords)
         elif isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
             self.parts.append(b"c" + _text(f"{value.__qualname__}"))
         else:
@@ -124,7 +126,7 @@ class Canonical:
             self.parts.append(key)
             self.add(value)
 
-    def _unordered(self, items: Set[Any]) -> None:
+    def _unordered(self, items: AbstractSet[Any]) -> None:
         members = sorted(self._apart(item) for item in items)
         self.parts.append(b"<%d;" % len(members))
         self.parts.extend(members)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel, SecretBytes, SecretStr
 
@@ -55,7 +55,7 @@ def find_class(name: str) -> type[Any]:
         for part in qualname.split("."):
             found = getattr(found, part, None)
         if isinstance(found, type):
-            return found  # pyright: ignore[reportUnknownVariableType]
+            return found
     message = f"class {name} is recorded but not loaded; import it in the flow's file, or keep its name"
     raise CorruptRecord(message)
 
@@ -152,8 +152,8 @@ def _fields_raise(data: dict[str, Any], go: Part) -> Any:
 
 
 def _plain_dataclass(value: Any) -> bool:
-    kind: Any = type(value)
-    if not dataclasses.is_dataclass(kind) or issubclass(kind, (BaseException, list, dict, str, int, tuple)):
+    kind = cast("Any", type(value))
+    if not dataclasses.is_dataclass(kind) or isinstance(value, (BaseException, list, dict, str, int, tuple)):
         return False
     names = {item.name for item in dataclasses.fields(kind)}
     return not (set(getattr(value, "__dict__", ())) - names)
@@ -256,7 +256,7 @@ SHAPES: list[Shape] = [
     Shape("dataclass", _plain_dataclass, _fields_lower, _fields_raise),
     Shape(
         "namedtuple",
-        lambda value: isinstance(value, tuple) and hasattr(value, "_fields"),  # pyright: ignore[reportUnknownArgumentType]
+        lambda value: isinstance(value, tuple) and hasattr(value, "_fields"),
         _named_tuple_lower,
         _named_tuple_raise,
     ),

@@ -1,0 +1,232 @@
+"""A side effect, from its place in the journal to one of its three ends: done, not done, unknown."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from agentflow.engine.active import record_failure
+from agentflow.engine.attempts import wants_retry
+from agentflow.engine.context import CURRENT, Frame
+from agentflow.engine.effects import (
+    Permission,
+    intent_commit,
+    json_arguments,
+    keep_order,
+    permit,
+    resolve_doubt,
+    tell_edit,
+)
+from agentflow.engine.records import Place, Record, Records, Scope
+from agentflow.engine.runtime import DURABLY, Extras, Interrupted, Overdue
+from agentflow.engine.step import Call, body_frame, end_row, find, note_unwinding, recall, start_rows
+from agentflow.errors import (
+    AgentflowError,
+    ApprovalDenied,
+    DivergenceError,
+    InDoubtError,
+    NotDone,
+    TaskTimeoutError,
+    Unwinding,
+)
+from agentflow.model.steps import StepRow
+from agentflow.payloads.failures import encode_failure
+
+if TYPE_CHECKING:
+    from agentflow.engine.runtime import Runtime
+
+
+async def execute_effect(call: Call, place: Place, rt: Runtime) -> Any:
+    """Find a side effect's recorded end, or get it permitted and run it."""
+    run, frame = call.run, call.frame
+    record = find(call, place)
+    place = record.place if record is not None else place
+    earlier = record is not None and record.end and record.details().get("around") != frame.scope.hex()
+    if record is not None and record.end and not (earlier and record.event in ("not_done", "unknown")):
+        await keep_order(call, place, record, rt)
+        await rt.deliver(run, record)
+        run.check(frame)
+        tell_edit(call, record.details())
+        return recall(call.run, record)
+    await rt.settled(run)
+    run.check(frame)
+    try:
+        await keep_order(call, place, record, rt)
+        permission = await _permission(call, place, record, rt)
+        if permission is None:
+            return await _happened(call, place, rt)
+    except (ApprovalDenied, DivergenceError, InDoubtError) as refusal:
+        raise await _refuse(call, place, refusal, rt) from None
+    attempt = record.attempts if record is not None else 0
+    return await _run_effect(call, place, permission, attempt, rt)
+
+
+async def _permission(call: Call, place: Place, record: Record | None, rt: Runtime) -> Permission | None:
+    """How the effect may start; None where a person says that it has happened already (see `call.answer`)."""
+    policy = call.policy
+    started = record is not None and record.event in ("intent", "unknown")
+    if record is not None and started and not policy.idempotent:
+        verdict = await resolve_doubt(call, place, record, rt)
+        if verdict.happened:
+            call.kwargs = {"value": verdict.value}
+            return None
+        permission = Permission(
+            tuple(call.args), call.kwargs, json_arguments(call.arguments()), verdict.wait_id
+        )
+        executed = record.details().get("arguments")
+        if executed is not None and executed != permission.executed:
+            edited = policy.validate(executed) if policy.validate is not None else executed
+            permission.args, permission.kwargs = call.rebind(edited)
+            permission.executed, permission.edited = executed, True
+        return permission
+    return await permit(call, place, record, rt)
+
+
+async def _happened(call: Call, place: Place, rt: Runtime) -> Any:
+    """A person said that it happened, with this result."""
+    run = call.run
+    child = body_frame(call, place, None)
+    data, value = run.codec.round_trip(call.kwargs["value"])
+    rows = [
+        *start_rows(call.frame),
+        row := end_row(call, child, "completed", data, {"around": call.frame.scope.hex(), "told": True}),
+    ]
+    await rt.commit(run, rows, Extras(durable=True, consumed=call.answered))
+    _note(call, row)
+    return value
+
+
+async def _refuse(call: Call, place: Place, refusal: AgentflowError, rt: Runtime) -> BaseException:
+    run = call.run
+    child = body_frame(call, place, None)
+    data, shown = encode_failure(run.codec, refusal)
+    rows = [
+        *start_rows(call.frame),
+        row := end_row(call, child, "failed", data, {"around": call.frame.scope.hex()}),
+    ]
+    await rt.commit(run, rows, Extras(durable=True, consumed=call.answered))
+    record_failure(shown, row.id & 0xFFFFFFFF, row.scope)
+    _note(call, row)
+    return shown
+
+
+def _note(call: Call, row: StepRow) -> None:
+    """Keep an effect's end for later attempts of the steps around it, in this life."""
+    run = call.run
+    if run.records is None:
+        run.records = Records([], run.identify)
+    scope = run.records.scopes.setdefault(row.scope, Scope())
+    scope.add(row).claimed = Record.DELIVERED
+
+
+async def _run_effect(call: Call, place: Place, permission: Permission, attempt: int, rt: Runtime) -> Any:
+    run, frame = call.run, call.frame
+    call.args, call.kwargs = permission.args, permission.kwargs
+    around = frame.scope.hex()
+    while True:
+        run.check(frame)
+        child = body_frame(call, place, None, attempt)
+        child.executed = permission.executed
+        details = {
+            "arguments": permission.executed,
+            "edited": permission.edited,
+            "started_at": child.t0,
+            "around": around,
+            "approval": permission.wait_id,
+            "tries": attempt,
+        }
+        above = start_rows(frame)
+        if above or call.answered:
+            await rt.commit(run, above, Extras(durable=True, consumed=call.answered))
+        intent = end_row(call, child, "intent", None, details, attempt=attempt)
+        await intent_commit(call, rt, intent, permission)
+        _note(call, intent)
+        tell_edit(call, details)
+        try:
+            value = await _shielded_body(call, child, rt)
+            data, value = run.codec.round_trip(value)
+        except Exception as error:
+            shown, again = await _effect_failed(call, child, error, details, attempt, rt)
+            if not again:
+                raise shown from error.__cause__
+            attempt += 1
+            permission.again = bool(permission.wait_id)
+            continue
+        run.tally.executed += 1
+        row = end_row(call, child, "completed", data, details, attempt=attempt)
+        await rt.commit(run, [row], DURABLY)
+        _note(call, row)
+        return value
+
+
+async def _shielded_body(call: Call, child: Frame, rt: Runtime) -> Any:
+    """Run an effect to its end even if the caller is cancelled; its end is recorded, then the cancellation goes on."""
+    run, policy = call.run, call.policy
+    child.task = rt.task()
+    run.bodies.add(child)
+    token = CURRENT.set(child)
+    try:
+        if policy.timeout_seconds is not None:
+            return await rt.timed(policy.timeout_seconds, call.fn, call.args, call.kwargs, child)
+        return await rt.shielded(call.fn, call.args, call.kwargs)
+    except Overdue:
+        raise TaskTimeoutError(policy.name, policy.timeout_seconds or 0.0) from None
+    except Interrupted as cancelled:
+        CURRENT.reset(token)
+        token = CURRENT.set(child)
+        await _record_late(call, child, cancelled, rt)
+        raise
+    except Unwinding as error:
+        note_unwinding(run, error)
+        raise
+    finally:
+        CURRENT.reset(token)
+        run.bodies.discard(child)
+
+
+async def _record_late(call: Call, child: Frame, cancelled: Interrupted, rt: Runtime) -> None:
+    run, outcome = call.run, cancelled.outcome
+    details = {"arguments": child.executed, "around": call.frame.scope.hex()}
+    error = outcome.exception()
+    if error is None:
+        row = end_row(call, child, "completed", run.codec.encode(outcome.result()), details)
+    else:
+        event = "not_done" if _is_not_done(call, error) else "unknown"
+        row = end_row(
+            call, child, event, encode_failure(run.codec, error)[0], details | {"error": repr(error)}
+        )
+    hop = asyncio.ensure_future(rt.commit(run, [row], DURABLY))
+    while not hop.done():
+        try:
+            await asyncio.shield(hop)
+        except asyncio.CancelledError:
+            continue
+    hop.result()
+    _note(call, row)
+
+
+def _is_not_done(call: Call, error: BaseException) -> bool:
+    return isinstance(error, (NotDone, *call.policy.not_done_on))
+
+
+async def _effect_failed(
+    call: Call, child: Frame, error: Exception, details: dict[str, Any], attempt: int, rt: Runtime
+) -> tuple[BaseException, bool]:
+    """Record how a failed attempt of an effect ended; True = run it again (it did not happen, or is idempotent)."""
+    run, policy = call.run, call.policy
+    run.tally.executed += 1
+    not_done = _is_not_done(call, error)
+    data, shown = encode_failure(run.codec, error)
+    details = details | {"error": repr(error)}
+    if (not_done or policy.idempotent) and await wants_retry(call, error, attempt):
+        delay = policy.delay_before(attempt + 1, run.options.random())
+        details["due"] = run.options.clock() + delay
+        await rt.commit(run, [end_row(call, child, "attempt", data, details, attempt=attempt)], DURABLY)
+        await rt.pause(run, delay)
+        return shown, True
+    event = "not_done" if not_done else "unknown"
+    row = end_row(call, child, event, data, details, attempt=attempt)
+    await rt.commit(run, [row], DURABLY)
+    record_failure(shown, row.id & 0xFFFFFFFF, row.scope)
+    _note(call, row)
+    return shown, False
