@@ -145,9 +145,7 @@ class Task(Generic[P, R_co]):
             )
             message = f"{self.name}.map() got {what}; wrap constants in unmapped(...)"
             raise ValueError(message)
-        constants = [
-            value.value if isinstance(value, unmapped) else value for value in (*args, *kwargs.values())
-        ]
+        constants = [_whole(value) for value in (*args, *kwargs.values())]
         futures: list[TaskFuture[Any]] = []
         for index in range(lengths.pop()):
             row = [
@@ -249,14 +247,14 @@ def _futures(value: Any) -> list[TaskFuture[Any]]:
 
 
 def _resolved(value: Any) -> Any:
+    whole: Any = value
     if isinstance(value, TaskFuture):
-        return cast("TaskFuture[Any]", value).result()
-    if isinstance(value, (list, tuple, set)) and _futures(value):
-        items = cast("Any", value)
-        return type(items)(_resolved(item) for item in items)
-    if isinstance(value, dict) and _futures(value):
-        return {key: _resolved(item) for key, item in cast("dict[Any, Any]", value).items()}
-    return value
+        return whole.result()
+    if not _futures(whole):
+        return whole
+    if isinstance(value, dict):
+        return {key: _resolved(item) for key, item in whole.items()}
+    return type(whole)(_resolved(item) for item in whole)
 
 
 def default_name(fn: Callable[..., Any]) -> str:
@@ -267,9 +265,11 @@ def default_name(fn: Callable[..., Any]) -> str:
 
 def is_coroutine_function(fn: Any) -> bool:
     """Whether calling it gives a coroutine; sees through partials and callable objects."""
-    while isinstance(fn, functools.partial):
-        fn = cast("Any", fn).func
-    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(type(fn), "__call__", None))
+    inner: Any = fn
+    while isinstance(inner, functools.partial):
+        inner = getattr(cast("Any", inner), "func", None)
+    called: Any = getattr(cast("Any", inner).__class__, "__call__", None)  # noqa: B004 - the method itself is wanted
+    return inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(called)
 
 
 def is_generator(fn: Any) -> bool:

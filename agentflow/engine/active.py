@@ -237,4 +237,3 @@ def culprits(error: BaseException, scope: bytes) -> list[int]:
             queue.extend(item.exceptions)  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
         queue += [item.__cause__, item.__context__]
     return sorted(found)
-

@@ -10,6 +10,7 @@ from agentflow.engine.attempts import wants_retry
 from agentflow.engine.context import CURRENT, Frame
 from agentflow.engine.effects import (
     Permission,
+    Told,
     intent_commit,
     json_arguments,
     keep_order,
@@ -53,26 +54,23 @@ async def execute_effect(call: Call, place: Place, rt: Runtime) -> Any:
     try:
         await keep_order(call, place, record, rt)
         permission = await _permission(call, place, record, rt)
-        if permission is None:
-            return await _happened(call, place, rt)
+        if isinstance(permission, Told):
+            return await _happened(call, place, permission, rt)
     except (ApprovalDenied, DivergenceError, InDoubtError) as refusal:
         raise await _refuse(call, place, refusal, rt) from None
     attempt = record.attempts if record is not None else 0
     return await _run_effect(call, place, permission, attempt, rt)
 
 
-async def _permission(call: Call, place: Place, record: Record | None, rt: Runtime) -> Permission | None:
-    """How the effect may start; None where a person says that it has happened already (see `call.answer`)."""
+async def _permission(call: Call, place: Place, record: Record | None, rt: Runtime) -> Permission | Told:
+    """How the effect may start, or a person's word that it has happened already."""
     policy = call.policy
     started = record is not None and record.event in ("intent", "unknown")
     if record is not None and started and not policy.idempotent:
         verdict = await resolve_doubt(call, place, record, rt)
-        if verdict.happened:
-            call.kwargs = {"value": verdict.value}
-            return None
-        permission = Permission(
-            tuple(call.args), call.kwargs, json_arguments(call.arguments()), verdict.wait_id
-        )
+        if isinstance(verdict, Told):
+            return verdict
+        permission = Permission(tuple(call.args), call.kwargs, json_arguments(call.arguments()), verdict)
         executed = record.details().get("arguments")
         if executed is not None and executed != permission.executed:
             edited = policy.validate(executed) if policy.validate is not None else executed
@@ -82,14 +80,15 @@ async def _permission(call: Call, place: Place, record: Record | None, rt: Runti
     return await permit(call, place, record, rt)
 
 
-async def _happened(call: Call, place: Place, rt: Runtime) -> Any:
+async def _happened(call: Call, place: Place, told: Told, rt: Runtime) -> Any:
     """A person said that it happened, with this result."""
     run = call.run
     child = body_frame(call, place, None)
-    data, value = run.codec.round_trip(call.kwargs["value"])
+    data, value = run.codec.round_trip(told.value)
+    details = {"around": call.frame.scope.hex(), "told": True, "arguments": told.executed}
     rows = [
         *start_rows(call.frame),
-        row := end_row(call, child, "completed", data, {"around": call.frame.scope.hex(), "told": True}),
+        row := end_row(call, child, "completed", data, details),
     ]
     await rt.commit(run, rows, Extras(durable=True, consumed=call.answered))
     _note(call, row)

@@ -251,17 +251,21 @@ async def permit(call: Call, place: Place, record: Record | None, rt: Runtime) -
     return permission
 
 
-@dataclass(slots=True)
-class Verdicts:
-    """What a person said of an effect in doubt."""
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A person's word that an effect in doubt has happened."""
 
-    happened: bool
-    value: Any = None
-    wait_id: str = ""
+    value: Any
+    #: JSON of the arguments that were executed.
+    executed: Any
 
 
-async def resolve_doubt(call: Call, place: Place, record: Record, rt: Runtime) -> Verdicts:
-    """Ask what became of an effect that started and has no known end; raises `InDoubtError` for "fail"."""
+async def resolve_doubt(call: Call, place: Place, record: Record, rt: Runtime) -> Told | str:
+    """Ask what became of an effect that started and has no known end.
+
+    Returns a person's word that it happened, or the id of the wait that allows it to run again; raises `InDoubtError` for
+    "fail".
+    """
     details = record.details()
     question = {
         "message": f"{call.policy.name} was started and nobody knows whether it happened",
@@ -277,9 +281,9 @@ async def resolve_doubt(call: Call, place: Place, record: Record, rt: Runtime) -
         call.answered += (decided.id,)
         read = call.policy.read_answer
         value = decision.answer if read is None else read(decision.answer)
-        return Verdicts(happened=True, value=value)
+        return Told(value, details.get("arguments"))
     if decision is not None and decision.verdict is Verdict.RUN_AGAIN:
-        return Verdicts(happened=False, wait_id=decided.id)
+        return decided.id
     call.answered += (decided.id,)
     message = f"{call.policy.name} was in doubt, and {decision.actor if decision else 'somebody'} said: fail"
     raise InDoubtError(message)

@@ -60,7 +60,7 @@ class Canonical:
             self._stack.pop()
 
     def _add_compound(self, value: Any) -> None:
-        if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        if isinstance(value, (list, tuple)) and not hasattr(cast("Any", value), "_fields"):
             self._sequence(b"[", cast("Sequence[Any]", value))
         elif isinstance(value, Mapping):
             self._mapping(cast("Mapping[Any, Any]", value))
@@ -78,8 +78,9 @@ class Canonical:
             self._mapping(value.__pydantic_extra__ or {})
             self._mapping(value.__pydantic_private__ or {})
         elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-            self._named(b"D", value)
-            self._mapping({item.name: getattr(value, item.name, None) for item in dataclasses.fields(value)})
+            given: Any = value
+            self._named(b"D", given)
+            self._mapping({item.name: getattr(given, item.name, None) for item in dataclasses.fields(given)})
         elif isinstance(value, tuple):
             items = cast("tuple[Any, ...]", value)
             self._named(b"N", items)

@@ -43,6 +43,11 @@ def class_name(kind: type[Any]) -> str:
     return f"{module}:{kind.__qualname__}"
 
 
+def class_of(value: object) -> str:
+    """`class_name` of a value's type."""
+    return class_name(type(value))
+
+
 def find_class(name: str) -> type[Any]:
     """The class of that name in a module that is loaded already. Raises `CorruptRecord` where there is none."""
     module_name, _, qualname = name.partition(":")
@@ -123,8 +128,8 @@ def _set(tag: str, kind: type[Any]) -> Shape:
 
 def _enum_lower(value: Any, _: Part) -> dict[str, Any]:
     if value.name is None or "|" in value.name:
-        return {"$": "enum", "c": class_name(type(value)), "v": value.value}
-    return {"$": "enum", "c": class_name(type(value)), "n": value.name}
+        return {"$": "enum", "c": class_of(value), "v": value.value}
+    return {"$": "enum", "c": class_of(value), "n": value.name}
 
 
 def _enum_raise(data: dict[str, Any], _: Part) -> Any:
@@ -135,7 +140,7 @@ def _enum_raise(data: dict[str, Any], _: Part) -> Any:
 def _fields_lower(value: Any, go: Part) -> dict[str, Any]:
     return {
         "$": "dataclass",
-        "c": class_name(type(value)),
+        "c": class_of(value),
         "v": {
             item.name: go(getattr(value, item.name))
             for item in dataclasses.fields(value)
@@ -160,7 +165,7 @@ def _plain_dataclass(value: Any) -> bool:
 
 
 def _model_lower(value: Any, go: Part) -> dict[str, Any]:
-    out: dict[str, Any] = {"$": "model", "c": class_name(type(value))}
+    out: dict[str, Any] = {"$": "model", "c": class_of(value)}
     out["v"] = {name: go(item) for name, item in value.__dict__.items()}
     if value.__pydantic_extra__:
         out["x"] = {name: go(item) for name, item in value.__pydantic_extra__.items()}
@@ -202,11 +207,12 @@ def _secret_lower(value: Any, _: Part) -> dict[str, Any]:
 
 
 def _named_tuple_lower(value: Any, go: Part) -> dict[str, Any]:
-    return {"$": "namedtuple", "c": class_name(type(value)), "v": [go(item) for item in value]}
+    return {"$": "namedtuple", "c": class_of(value), "v": [go(item) for item in value]}
 
 
 def _named_tuple_raise(data: dict[str, Any], go: Part) -> Any:
-    return tuple.__new__(find_class(data["c"]), [go(item) for item in data["v"]])
+    kind: Any = find_class(data["c"])
+    return kind._make(go(item) for item in data["v"])
 
 
 def _delta(value: Any, _: Part) -> dict[str, Any]:
@@ -256,7 +262,7 @@ SHAPES: list[Shape] = [
     Shape("dataclass", _plain_dataclass, _fields_lower, _fields_raise),
     Shape(
         "namedtuple",
-        lambda value: isinstance(value, tuple) and hasattr(value, "_fields"),
+        lambda value: isinstance(value, tuple) and hasattr(cast("Any", value), "_fields"),
         _named_tuple_lower,
         _named_tuple_raise,
     ),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.engine.programs import Program, check_program
 
+SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
 LEAVES = [
     "pure",
     "const",
@@ -106,7 +107,7 @@ def _check(prog: Program, seed: int) -> None:
 @pytest.mark.timeout(300)
 @given(prog=programs(), seed=st.integers(0, 999))
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=tuple(HealthCheck), database=None, print_blob=True
+    max_examples=60, deadline=None, suppress_health_check=SLOW, database=None, print_blob=True
 )
 def test_random_programs_replay(prog: Program, seed: int) -> None:
     """Random programs, crashed at random writes, resume without repeating a finished step."""
@@ -116,7 +117,7 @@ def test_random_programs_replay(prog: Program, seed: int) -> None:
 @pytest.mark.nightly
 @given(prog=programs(), seed=st.integers(0, 999_999))
 @settings(
-    max_examples=3000, deadline=None, suppress_health_check=tuple(HealthCheck), database=None, print_blob=True
+    max_examples=3000, deadline=None, suppress_health_check=SLOW, database=None, print_blob=True
 )
 def test_many_random_programs_replay(prog: Program, seed: int) -> None:
     """The same, thousands of times."""
