@@ -1,4 +1,4 @@
-"""agentflow: durable workflows for AI agents - flows that survive kill -9, are tools in the chat, and wait for people."""
+"""Durable workflows for AI agents: flows that survive kill -9, are tools in the chat, and wait for people."""
 
 from agentflow import recorded
 from agentflow.approvals.policies import Always, ByOrigin, Never, Policy, When
@@ -26,7 +26,7 @@ from agentflow.flows import Flow, flow
 from agentflow.payloads.codec import register_codec
 from agentflow.run_context import RunContext, get_run_context, idempotency_key, scope, send_event
 from agentflow.tasks import Task, task, unmapped
-from agentflow.version import VERSION as __version__
+from agentflow.version import VERSION as __version__  # noqa: N811 - the name that the language has for it
 from agentflow.waits import Waiting, busy, request_input, sleep, wait_for_event
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Flows: functions whose calls are runs - durable, resumable, validated. Inside another flow, a flow is a step of it."""
+"""Flows: functions whose calls are runs - durable, resumable, validated. Inside another flow, a flow is a step."""
 
 from __future__ import annotations
 
@@ -147,8 +147,9 @@ class Flow(Generic[P, R_co]):
         options: Options | None = None,
         origin: Origin = Origin.PERSON,
     ) -> Outcome:
-        """Run with bound, validated arguments in this thread (an async flow on a loop of its own); never raises for a
-        failure of the flow: see `Outcome`.
+        """Run with bound, validated arguments in this thread (an async flow on a loop of its own).
+
+        Does not raise for a failure of the flow: see `Outcome`.
         """
         active = self._begin(arguments, journal, options, origin)
         return run_blocking(active, self._body(arguments))
@@ -319,7 +320,7 @@ def flow(
     log_prints: bool = False,
     tags: Iterable[str] = (),
 ) -> Callable[[Callable[P, R_co]], Flow[P, R_co]]: ...
-def flow(fn: Any = None, /, **options: Any) -> Any:
+def flow(fn: Any = None, /, **options: Any) -> Any:  # noqa: D417 - the options are those of the overload
     """Turn a function into a flow.
 
     Args:

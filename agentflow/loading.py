@@ -86,7 +86,7 @@ def flows_in(module: ModuleType) -> dict[str, Flow[..., Any]]:
 
 
 def load_flows(targets: list[str] | tuple[str, ...]) -> dict[str, Flow[..., Any]]:
-    """The flows of several ``FILE`` or ``FILE:NAME``, by their names. Raises `UsageError` where two have the same name."""
+    """The flows of several ``FILE`` or ``FILE:NAME``, by name. Raises `UsageError` where two have the same name."""
     found: dict[str, Flow[..., Any]] = {}
     for target in targets:
         file, name = split_target(target)

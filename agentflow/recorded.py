@@ -1,7 +1,7 @@
 """Recorded sources of what differs between two lives: the time, identifiers, chance.
 
-``recorded.now()``, ``recorded.uuid4()`` and ``recorded.random()`` are steps: a replay gets what the first life got. They
-work in sync and async flows alike. Outside of a flow they are what they are named after.
+``recorded.now()``, ``recorded.uuid4()`` and ``recorded.random()`` are steps: a replay gets what the first life got.
+They work in sync and async flows alike. Outside of a flow they are what they are named after.
 """
 
 from __future__ import annotations

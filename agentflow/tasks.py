@@ -56,7 +56,8 @@ class Task(Generic[P, R_co]):
             raise DefinitionError(message)
         self.fn = fn
         self.name = name or default_name(fn)
-        self._self: tuple[Any, ...] = ()
+        #: The object (or class) of a bound method.
+        self.receiver: tuple[Any, ...] = ()
         functools.update_wrapper(self, fn, updated=())
         self.is_async = is_coroutine_function(fn)
         self.binder = Binder(fn, name=self.name, skip=_receiver(fn, self._wrapper))
@@ -75,7 +76,7 @@ class Task(Generic[P, R_co]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Run the task as a step of the running flow and return its value (a coroutine of it, for an async task)."""
         frame = CURRENT.get()
-        whole = (*self._self, *args) if self._self else args
+        whole = (*self.receiver, *args) if self.receiver else args
         if frame is None:
             return cast("Any", self.fn)(*whole, **kwargs)
         run = frame.run
@@ -161,7 +162,7 @@ class Task(Generic[P, R_co]):
         given = {**self.options, **options}
         name = given.pop("name", self.name)
         clone: Task[P, R_co] = type(self)(self.fn, name=name, **given)
-        clone._self, clone.options = self._self, given
+        clone.receiver, clone.options = self.receiver, given
         clone.binder.skip = self.binder.skip
         return clone
 
@@ -179,7 +180,7 @@ class Task(Generic[P, R_co]):
         if receiver is None:
             return self
         bound = copy.copy(self)
-        bound._self = (receiver,)
+        bound.receiver = (receiver,)
         return bound
 
     def __repr__(self) -> str:
@@ -206,7 +207,7 @@ def _column(value: Any) -> list[Any] | None:
 
 def submit_in(task: Any, frame: Frame, args: Sequence[Any], kwargs: Mapping[str, Any]) -> TaskFuture[Any]:
     """Submit a task in a frame. With futures among the arguments, the call is made once they have ended."""
-    whole = (*task._self, *args)
+    whole = (*task.receiver, *args)
     awaited = _futures((whole, kwargs))
     if not awaited:
         call = task.call_in(frame, whole, kwargs)
@@ -263,12 +264,15 @@ def default_name(fn: Callable[..., Any]) -> str:
     return name.rpartition("<locals>.")[2].replace("<lambda>", "unknown-lambda")
 
 
+def unpartialled(fn: Any) -> Any:
+    """The function inside partials."""
+    return unpartialled(fn.func) if hasattr(fn, "func") and hasattr(fn, "keywords") else fn
+
+
 def is_coroutine_function(fn: Any) -> bool:
     """Whether calling it gives a coroutine; sees through partials and callable objects."""
-    inner: Any = fn
-    while isinstance(inner, functools.partial):
-        inner = getattr(cast("Any", inner), "func", None)
-    called: Any = getattr(cast("Any", inner).__class__, "__call__", None)  # noqa: B004 - the method itself is wanted
+    inner = unpartialled(fn)
+    called: Any = getattr(inner.__class__, "__call__", None)  # noqa: B004 - the method itself is wanted
     return inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(called)
 
 
@@ -428,7 +432,7 @@ def task(
     tags: Iterable[str] = (),
     aliases: Iterable[str] = (),
 ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
-def task(fn: Any = None, /, **options: Any) -> Any:
+def task(fn: Any = None, /, **options: Any) -> Any:  # noqa: D417 - the options are those of the overload
     """Turn a function into a task.
 
     Args:
@@ -444,7 +448,7 @@ def task(fn: Any = None, /, **options: Any) -> Any:
         cache_key_fn: Instead: (context, arguments) -> key, None = not cached.
         cache_expiration: For how long a cached result is good; alone it means ``INPUTS + TASK_SOURCE``.
         refresh_cache: Run always, and replace the cached result.
-        side_effect: It changes the world: recorded before it starts, never repeated silently, signed where a model asks.
+        side_effect: It changes the world: recorded before it starts, never repeated silently, signed if a model asks.
         idempotent: (side effects) Running it twice is the same as once; use `idempotency_key`.
         not_done_on: (side effects) Exceptions that prove that it did not happen.
         approval: (side effects) None = by origin, "always", "never", or a policy of agentflow.approvals.

@@ -1,4 +1,4 @@
-"""What people and programs are shown of runs, steps and waits: plain JSON values, the same in CLI, REST, MCP and pages."""
+"""What people and programs are shown of runs, steps and waits: JSON values, the same in CLI, REST, MCP and pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Durable waits of a flow: `sleep`, `wait_for_event`, `request_input`. Each gives a handle: ``await`` it, or ``.result()``.
+"""Durable waits of a flow: `sleep`, `wait_for_event`, `request_input`. Each gives a handle to await, or to block on.
 
 A waiting run costs nothing: it may leave memory, survive restarts and deployments, and continue elsewhere.
 """
@@ -137,7 +137,7 @@ def wait_for_event(name: str, payload_type: Any = Any, *, timeout: Seconds | Non
     """
     adapter = make_adapter(payload_type)
     seconds = _seconds(timeout, "timeout")
-    body = _Body(WaitKind.EVENT, name, seconds, lambda wait: None)
+    body = _Body(WaitKind.EVENT, name, seconds, lambda _: None)
     run = current_frame(f"wait_for_event({name!r})").run
 
     def read(wait: Wait) -> Any:

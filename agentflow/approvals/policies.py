@@ -1,4 +1,4 @@
-"""Policies: values over a proposed side effect, composed with ``|`` and ``&``. Each says whether a person has to sign."""
+"""Policies: values over a proposed side effect, composed with ``|`` and ``&``; each says whether a person signs."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class ByOrigin(Policy):
 
 @dataclass(frozen=True)
 class When(Policy):
-    """Signed where `test(arguments)` is true of the proposed arguments (JSON, by name); a test that raises means yes."""
+    """Signed where `test(arguments)` is true of the proposed arguments (JSON by name); one that raises means yes."""
 
     name: str
     test: Callable[[dict[str, Any]], bool]

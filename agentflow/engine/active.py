@@ -171,12 +171,12 @@ class ActiveRun:
         scheduled: list[Any] | None = getattr(loop, "_scheduled", None)
         if scheduled is None:
             return True
-        from agentflow.engine.context import CURRENT
+        from agentflow.engine.context import CURRENT  # noqa: PLC0415 - it needs this module's types
 
         for handle in list(scheduled):
             if handle.cancelled():
                 continue
-            frame = handle._context.get(CURRENT)
+            frame = handle._context.get(CURRENT)  # noqa: SLF001 - asyncio has no public way
             if frame is not None and frame.run is self:
                 return True
         return False

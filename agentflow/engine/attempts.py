@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 async def execute_fully(call: Call, place: Place, rt: Runtime) -> Any:
     """Like `agentflow.engine.step.execute`, for steps with options."""
     if call.policy.side_effect:
-        from agentflow.engine.effect_run import execute_effect
+        from agentflow.engine.effect_run import execute_effect  # noqa: PLC0415 - the two need each other
 
         return await execute_effect(call, place, rt)
     run = call.run

@@ -93,14 +93,7 @@ def cache_key(run: ActiveRun, policy: StepPolicy, arguments: Mapping[str, Any], 
             raise NoKey(message)
         parts.append(own)
     if rule.inputs:
-        for name, value in arguments.items():
-            if name in rule.without:
-                continue
-            data, opaque = canonical([value])
-            if opaque:
-                message = f"argument {name!r} ({', '.join(opaque)}) has no canonical form; subtract it from the policy"
-                raise NoKey(message)
-            parts += [name, data]
+        parts += _inputs(rule, arguments)
     if rule.task_source:
         parts.append(policy.source() if policy.source is not None else b"")
     if rule.run_id:
@@ -108,3 +101,17 @@ def cache_key(run: ActiveRun, policy: StepPolicy, arguments: Mapping[str, Any], 
     if rule.flow_parameters:
         parts.append(run.run.parameters)
     return run.hasher.digest(canonical(parts)[0])
+
+
+def _inputs(rule: CachePolicy, arguments: Mapping[str, Any]) -> list[Any]:
+    parts: list[Any] = []
+    for name, value in arguments.items():
+        if name in rule.without:
+            continue
+        data, opaque = canonical([value])
+        if opaque:
+            kinds = ", ".join(opaque)
+            message = f"argument {name!r} ({kinds}) has no canonical form; subtract it from the policy"
+            raise NoKey(message)
+        parts += [name, data]
+    return parts

@@ -89,17 +89,17 @@ class Frame:
     def scope(self) -> bytes:
         """Digest that stands for this attempt of the step."""
         root = self._root or self
-        if root._scope is None:
-            root._open()
-        return root._scope or ROOT
+        if root._scope is None:  # noqa: SLF001 - another frame of the same body
+            root._open()  # noqa: SLF001
+        return root._scope or ROOT  # noqa: SLF001
 
     @property
     def stable(self) -> bytes:
         """Digest that stands for the step over all attempts, its own and those around it."""
         root = self._root or self
-        if root._scope is None:
-            root._open()
-        return root._stable or ROOT
+        if root._scope is None:  # noqa: SLF001 - another frame of the same body
+            root._open()  # noqa: SLF001
+        return root._stable or ROOT  # noqa: SLF001
 
     def _open(self) -> None:
         identify = self.run.identify

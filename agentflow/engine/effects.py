@@ -90,7 +90,9 @@ class Edit(NamedTuple):
 
 def tell_edit(call: Call, details: dict[str, Any]) -> None:
     """Leave word of a person's edit with the tool call around the effect, whose model is to be told."""
-    if details.get("edited"):
+    if (
+        details.get("edited") and call.policy.kind is not StepKind.TOOL
+    ):  # a tool call tells its model by itself
         for body in call.frame.enclosing():
             if body.policy.kind is StepKind.TOOL:
                 body.edits += (
@@ -263,8 +265,8 @@ class Told:
 async def resolve_doubt(call: Call, place: Place, record: Record, rt: Runtime) -> Told | str:
     """Ask what became of an effect that started and has no known end.
 
-    Returns a person's word that it happened, or the id of the wait that allows it to run again; raises `InDoubtError` for
-    "fail".
+    Returns a person's word that it happened, or the id of the wait that allows it to run again; raises
+    `InDoubtError` for "fail".
     """
     details = record.details()
     question = {

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from agentflow.engine import branches
@@ -21,6 +22,7 @@ from agentflow.engine.step import Call, end_row, note_unwinding
 from agentflow.engine.waiting import waiting_message, waker_of
 from agentflow.errors import (
     Cancelling,
+    CodecError,
     Fenced,
     NotAwaitedError,
     RunCancelled,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from agentflow.engine.policy import StepPolicy
 
 
+_MESSAGE_LIMIT = 500
 #: Seconds that cancelled stray tasks have to end.
 _STRAY_PATIENCE = 30.0
 
@@ -76,7 +79,7 @@ def run_blocking(active: ActiveRun, body: Body) -> Outcome:
         value, error = context.run(lambda: drive(_caught(active, body, INLINE)))
         for future in active.futures if active.fence is None else ():
             future.wait()
-        return drive(_end(active, body, value, error, INLINE))
+        return drive(_end(active, value, error, INLINE))
     finally:
         active.fence = active.fence or Fenced("the run has ended")
         waker.remove(active)
@@ -103,14 +106,17 @@ async def run_on_loop(active: ActiveRun, body: Body) -> Outcome:
                     task.cancel()
         value, error = task.result()
         await _finish_strays(active)
-        return await _end(active, body, value, interrupted or error, LOOP)
+        return await _end(active, value, interrupted or error, LOOP)
     finally:
         active.fence = active.fence or Fenced("the run has ended")
         waker.remove(active)
 
 
 async def _finish_strays(active: ActiveRun) -> None:
-    """Wait for rows on their way and for submitted threads. Cancel tasks that the flow started and did not await; side effects among them run to their end, recorded."""
+    """Wait for rows on their way and for submitted threads; cancel tasks that the flow started and did not await.
+
+    Side effects among those run to their end, recorded.
+    """
     if active.fence is None:
         for future in active.futures:
             while not future.done():
@@ -120,8 +126,7 @@ async def _finish_strays(active: ActiveRun) -> None:
         task.cancel()
     if strays:
         await asyncio.wait(strays, timeout=_STRAY_PATIENCE)
-    while active.group.busy:
-        await asyncio.sleep(0)
+    await active.group.drained()
 
 
 def _without_frame() -> Context:
@@ -226,65 +231,57 @@ def _nothing() -> None:
     return
 
 
-async def _end(
-    active: ActiveRun,
-    body: Body,
-    value: Any,
-    error: BaseException | None,
-    rt: Inline | Loop,
-) -> Outcome:
+async def _end(active: ActiveRun, value: Any, error: BaseException | None, rt: Inline | Loop) -> Outcome:
     """Record how the life ended, once, and give the run back."""
     if isinstance(error, Unwinding):
         note_unwinding(active, error)
-    fence = active.fence
     flush_logs(active)
+    fence = active.fence
     if isinstance(fence, Suspended):
         return await _suspended(active, rt)
-    if fence is not None and not isinstance(fence, Cancelling):
-        if not isinstance(fence, Fenced):
-            await rt.blocking(lambda: _give_back(active))
-        raise fence
     if isinstance(fence, Cancelling):
-        error = RunCancelled(str(fence))
-        state = StateType.CANCELLED
-    elif error is None:
-        state = StateType.COMPLETED
-    elif isinstance(error, Exception):
-        state = StateType.FAILED
-    else:
-        await rt.blocking(lambda: _give_back(active))  # interrupted: somebody resumes it later
-        raise error
+        return await _finished(active, StateType.CANCELLED, None, RunCancelled(str(fence)), rt)
+    if fence is not None:
+        if not isinstance(fence, Fenced):
+            await rt.blocking(lambda: active.journal.release_run(active.run))
+        raise fence
+    if error is None:
+        return await _finished(active, StateType.COMPLETED, value, None, rt)
+    if isinstance(error, Exception):
+        return await _finished(active, StateType.FAILED, None, error, rt)
+    await rt.blocking(
+        lambda: active.journal.release_run(active.run)
+    )  # interrupted: somebody resumes it later
+    raise error
+
+
+async def _finished(
+    active: ActiveRun, state: StateType, value: Any, error: BaseException | None, rt: Inline | Loop
+) -> Outcome:
+    """Record a final state. A result that cannot be stored makes the run fail."""
     data: bytes | None = None
     failure: bytes | None = None
-    if state is StateType.COMPLETED:
+    if error is None:
         try:
             data, value = active.codec.round_trip(value)
-        except Exception as broken:
-            state, error = StateType.FAILED, broken
+        except CodecError as broken:
+            state, value, error = StateType.FAILED, None, broken
     if error is not None:
         failure, error = encode_failure(active.codec, error)
-    message = "" if error is None else f"{type(error).__name__}: {error}"
-
-    def finish() -> None:
-        active.journal.set_state(
+    message = "" if error is None else f"{type(error).__name__}: {error}"[:_MESSAGE_LIMIT]
+    await rt.blocking(
+        partial(
+            active.journal.set_state,
             active.number,
             active.epoch,
             state,
-            message=message[:500],
+            message=message,
             result=data,
             error=failure,
             release=True,
         )
-
-    await rt.blocking(finish)
-    return Outcome(
-        active.run.id,
-        state,
-        value if state is StateType.COMPLETED else None,
-        error,
-        active.tally,
-        unclaimed=_unclaimed(active),
     )
+    return Outcome(active.run.id, state, value, error, active.tally, unclaimed=_unclaimed(active))
 
 
 async def _suspended(active: ActiveRun, rt: Inline | Loop) -> Outcome:
@@ -296,10 +293,6 @@ async def _suspended(active: ActiveRun, rt: Inline | Loop) -> Outcome:
 
     await rt.blocking(leave)
     return Outcome(active.run.id, StateType.PAUSED, None, None, active.tally, tuple(waits))
-
-
-def _give_back(active: ActiveRun) -> None:
-    active.journal.release_run(active.run)
 
 
 def _unclaimed(active: ActiveRun) -> tuple[str, ...]:

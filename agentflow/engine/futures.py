@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from agentflow.engine import branches
 from agentflow.engine.context import CURRENT, Frame
-from agentflow.engine.runtime import INLINE, LOOP, drive
+from agentflow.engine.runtime import INLINE, LOOP, drive, running_loop
 from agentflow.engine.step import Call, execute
 from agentflow.errors import ColourError, Unwinding
 
@@ -82,7 +82,7 @@ class TaskFuture(Generic[R_co]):
         return f"<TaskFuture {self.name} {'done' if self.done() else 'pending'}>"
 
     def _block(self, timeout: float | None) -> Any:
-        if not self.inner.done() and asyncio._get_running_loop() is not None:
+        if not self.inner.done() and running_loop() is not None:
             message = (
                 f"result() of {self.name} would block this thread's event loop; `await` the future instead"
             )
@@ -159,7 +159,7 @@ def submit_async(
             inner.set_exception(error)
 
     branches.own_coroutine(work)
-    loop = asyncio._get_running_loop()
+    loop = running_loop()
     if loop is not None:
         _keep(loop.create_task(work()))
         return future
@@ -199,7 +199,7 @@ _background_lock = threading.Lock()
 
 def background_loop() -> asyncio.AbstractEventLoop:
     """The loop on which async tasks that sync flows submit are run; one thread per process."""
-    global _background
+    global _background  # noqa: PLW0603 - one per process, made at first use
     with _background_lock:
         if _background is None or _background.is_closed():
             loop = asyncio.new_event_loop()

@@ -43,7 +43,7 @@ class RunLogger(logging.LoggerAdapter[logging.Logger]):
         kwargs.setdefault("stacklevel", 2)
         super().log(level, msg, *args, **kwargs)
 
-    def isEnabledFor(self, level: int) -> bool:
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - the standard library's name
         del level
         return True
 

@@ -134,7 +134,7 @@ class Scope:
         return found[0] if len(found) == 1 else None
 
     def carry(self, culprits: frozenset[int]) -> Scope:
-        """What an attempt that failed through `culprits` (sequences) hands on: per branch, the pure steps before them."""
+        """What an attempt that failed through `culprits` (sequences) hands on: in each branch, what came before."""
         kept = Scope()
         cuts: dict[bytes, int] = {}
         for record in self.index.values():

@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The loop that runs in this thread; None in a plain thread."""
+    return asyncio._get_running_loop()  # noqa: SLF001 - the public one raises, which costs more
+
+
 def drive(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine of the engine to its end in this thread; nothing in it may suspend."""
     try:
@@ -136,7 +141,7 @@ class Inline:
         kwargs: dict[str, Any],
         frame: Frame,
     ) -> Any:
-        """The thread is abandoned when time is up, never killed: its attempt is revoked, its late doings are refused."""
+        """A thread is abandoned when time is up, never killed: its attempt is revoked, its late doings are refused."""
         box: list[tuple[bool, Any]] = []
         context = copy_context()
 
@@ -161,7 +166,7 @@ class Inline:
         run.options.sleep(seconds)
 
     async def park(self, pending: Pending) -> None:
-        if asyncio._get_running_loop() is not None:
+        if running_loop() is not None:
             message = (
                 f"{pending.wait.name!r} would block this thread's event loop; "
                 "await it, or call the task through `.submit(...)` and await that"
@@ -316,7 +321,7 @@ class _Request:
 
 
 class GroupCommit:
-    """Commits of a run with several branches: what finishes before the loop settles is one batch, in one transaction.
+    """Commits of a run with several branches: what ends before the loop settles is one batch, in one transaction.
 
     One batch at a time, so that the order in which values reach their callers is the order of the rows.
     """
@@ -324,11 +329,19 @@ class GroupCommit:
     def __init__(self) -> None:
         self._waiting: list[_Request] = []
         self._flushing = False
+        self._hop: asyncio.Future[None] | None = None
 
     @property
     def busy(self) -> bool:
         """Whether rows are on their way."""
         return bool(self._waiting) or self._flushing
+
+    async def drained(self) -> None:
+        """Return when nothing is on its way any more."""
+        while self.busy:
+            last = self._waiting[-1].turn if self._waiting else self._hop
+            if last is not None:
+                await asyncio.wait([last])
 
     async def commit(self, run: ActiveRun, rows: list[StepRow], extras: Extras | None) -> None:
         """Return when the rows are committed and it is their turn."""
@@ -356,7 +369,7 @@ class GroupCommit:
             return
         self._flushing = True
         append = partial(run.journal.append, run.number, run.epoch, rows, **extras.options())
-        hop = loop.run_in_executor(writer(), append)
+        hop = self._hop = loop.run_in_executor(writer(), append)
         hop.add_done_callback(lambda hop: self._landed(run, loop, batch, hop))
 
     def _landed(
@@ -383,7 +396,7 @@ def _tell(batch: list[_Request], error: BaseException | None) -> None:
 
 
 def _current_task() -> Any:
-    return asyncio.current_task() if asyncio._get_running_loop() is not None else None
+    return asyncio.current_task() if running_loop() is not None else None
 
 
 _writer: ThreadPoolExecutor | None = None
@@ -391,7 +404,7 @@ _writer: ThreadPoolExecutor | None = None
 
 def writer() -> ThreadPoolExecutor:
     """The thread on which event loops have their durable commits made."""
-    global _writer
+    global _writer  # noqa: PLW0603 - one per process, made at first use
     if _writer is None:
         _writer = ThreadPoolExecutor(4, thread_name_prefix="agentflow-writer")
     return _writer

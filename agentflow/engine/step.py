@@ -1,6 +1,6 @@
 """One call as a step: found in the journal or executed, recorded before its value reaches the caller.
 
-`execute` is the engine of both colours: a coroutine over a `Runtime`. Side effects go through `agentflow.engine.attempts`.
+`execute` is the engine of both colours: a coroutine over a `Runtime`. For options see `agentflow.engine.attempts`.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def recall(run: ActiveRun, record: Record) -> Any:
     """The recorded outcome: its value, or its exception raised."""
     value = record.row.value
     run.tally.reused += 1
-    if record.event == "completed" or record.event == "cached":
+    if record.event in {"completed", "cached"}:
         return None if value is None else run.codec.decode(value)
     if value is None:
         message = f"the recorded failure of {record.name} has no exception"
@@ -213,7 +213,7 @@ async def record_value(call: Call, child: Frame, data: bytes, value: Any, rt: Ru
             run.clock(),
             data,
             detail,
-        )  # fmt: skip
+        )
     )
     if policy.kind is StepKind.MODEL:
         run.model_spoke = True
@@ -224,7 +224,7 @@ async def record_value(call: Call, child: Frame, data: bytes, value: Any, rt: Ru
 
 
 async def _full(call: Call, place: Place, rt: Runtime) -> Any:
-    from agentflow.engine.attempts import execute_fully
+    from agentflow.engine.attempts import execute_fully  # noqa: PLC0415 - the two need each other
 
     return await execute_fully(call, place, rt)
 
@@ -360,7 +360,7 @@ def start_rows(frame: Frame) -> list[StepRow]:
                 None,
                 None,
                 None,
-            )  # fmt: skip
+            )
         )
     rows.reverse()
     ids = sorted(row.id for row in rows)

@@ -1,7 +1,7 @@
 """Durable waits: a question in the journal, a branch that blocks on it, and one thread that sees the answers.
 
-A quiet run may leave memory (eviction). That equals a crash: the run is fenced first, so that nothing its unwinding code
-does or returns counts, and whoever sees the answer claims the run and replays it.
+A quiet run may leave memory (eviction). That equals a crash: the run is fenced first, so that nothing its unwinding
+code does or returns counts, and whoever sees the answer claims the run and replays it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from agentflow.engine.records import Place
-from agentflow.errors import AgentflowError, Cancelling, DecisionRefusedError, Fenced, Suspended
+from agentflow.errors import (
+    AgentflowError,
+    Cancelling,
+    DecisionRefusedError,
+    Fenced,
+    Suspended,
+    Unwinding,
+)
 from agentflow.journal.protocol import Journal
 from agentflow.model.states import StateType
 from agentflow.model.waits import PERSON_KINDS, Decision, Verdict, Wait, WaitKind
@@ -24,6 +31,8 @@ if TYPE_CHECKING:
     from agentflow.engine.context import Frame
     from agentflow.engine.runtime import Runtime
 
+#: How often in a row nothing may move before a run counts as quiet.
+_LOOKS = 2
 _PREFIX = {WaitKind.IN_DOUBT: "doubt", WaitKind.DIVERGENCE: "divergence"}
 
 
@@ -152,7 +161,7 @@ class Waker:
         self._wake.set()
 
     def _changed(self) -> None:
-        """Something was committed here: look now if anybody waits for an answer (cancellations can wait for the poll)."""
+        """Something was committed here: look now if anybody waits for an answer (cancelling can wait for the poll)."""
         if any(run.pendings for run in tuple(self._runs)):
             self._wake.set()
 
@@ -169,7 +178,10 @@ class Waker:
                 runs = dict(self._runs)
             try:
                 self._look(runs)
-            except Exception:
+            except (
+                Exception,
+                Unwinding,
+            ):  # a run that was taken over, a full disk: the other runs still wait
                 continue
 
     def _patience(self, runs: dict[ActiveRun, _Quiet]) -> float | None:
@@ -222,7 +234,7 @@ class Waker:
             quiet.looks, quiet.said = 0, quiet.said and bool(run.pendings)
             return
         quiet.looks += 1
-        if quiet.looks < 2:
+        if quiet.looks < _LOOKS:
             return
         now = run.options.clock()
         if not quiet.said:

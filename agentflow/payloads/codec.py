@@ -252,4 +252,3 @@ def register_codec(
     _CUSTOM.insert(0, shape)
     _BY_TAG[tag] = shape
     _FOUND.clear()
-

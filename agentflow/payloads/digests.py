@@ -77,8 +77,8 @@ class Canonical:
             self._mapping(value.__dict__)
             self._mapping(value.__pydantic_extra__ or {})
             self._mapping(value.__pydantic_private__ or {})
-        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-            given: Any = value
+        elif is_dataclass_value(value):
+            given = cast("Any", value)
             self._named(b"D", given)
             self._mapping({item.name: getattr(given, item.name, None) for item in dataclasses.fields(given)})
         elif isinstance(value, tuple):
@@ -139,6 +139,11 @@ class Canonical:
             return b"".join(self.parts)
         finally:
             self.parts = outer
+
+
+def is_dataclass_value(value: object) -> bool:
+    """Whether it is an instance of a dataclass."""
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
 def _text(text: str) -> bytes:

@@ -19,7 +19,7 @@ _TRACEBACK_LIMIT = 8_000
 
 
 def encode_failure(codec: Codec, error: BaseException) -> tuple[bytes, BaseException]:
-    """The bytes of `error`, and the exception that every life raises for it (`error` itself where it can be rebuilt)."""
+    """The bytes of `error`, and the exception that every life raises for it (itself where it can be rebuilt)."""
     record = _record(error)
     try:
         record["args"] = error.args

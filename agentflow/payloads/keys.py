@@ -1,4 +1,4 @@
-"""The installation's key: makes digests unguessable and signs pickles. Lives in the home folder, never in the journal."""
+"""The installation's key: makes digests unguessable, signs pickles. Lives in the home folder, never in the journal."""
 
 from __future__ import annotations
 
@@ -46,5 +46,8 @@ def _create(path: Path) -> bytes:
             draft.unlink()
         return path.read_bytes()
     except OSError as error:
-        message = f"cannot write the installation's key {path}: {error.strerror}; set AGENTFLOW_HOME to a writable folder"
+        reason = error.strerror
+        message = (
+            f"cannot write the installation's key {path}: {reason}; set AGENTFLOW_HOME to a writable folder"
+        )
         raise JournalOpenError(message) from None

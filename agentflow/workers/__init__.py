@@ -1,1 +1,1 @@
-"""Whoever claims runs and executes them. Not here: when a run should start (schedules, events), how one is asked for."""
+"""Whoever claims runs and executes them. Not here: when a run should start, and how one is asked for."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, Self
 
-from agentflow.engine.active import Options
+from agentflow.engine.active import ActiveRun, Options
 from agentflow.engine.flow_run import run_blocking
 from agentflow.engine.waiting import waker_of
 from agentflow.errors import (
@@ -47,6 +48,7 @@ class InlineWorker:
             self.options = default_options(self.options.settings.suspend_after)
         self._on_error = on_error
         self._threads: dict[str, threading.Thread] = {}
+        self._active: dict[str, ActiveRun] = {}
         self._lock = threading.Lock()
         self._changed = threading.Condition()
         self._wake = threading.Event()
@@ -54,7 +56,7 @@ class InlineWorker:
         self._undo = journal.subscribe(self._on_change)
         self._loop: threading.Thread | None = None
 
-    def __enter__(self) -> InlineWorker:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -69,9 +71,16 @@ class InlineWorker:
             self._loop.start()
 
     def stop(self, *, patience: float = 5.0) -> None:
-        """Take no more runs and wait `patience` seconds for those that are under way; the rest is recovered later."""
+        """Take no more runs and wait `patience` seconds for those that are under way; the rest is recovered later.
+
+        Runs that only wait leave memory at once.
+        """
         self._stopping = True
         self._wake.set()
+        with self._lock:
+            for active in self._active.values():
+                active.options = replace(active.options, suspend_after=0.0)
+        waker_of(self.journal).poke()
         if self._loop is not None:
             self._loop.join(patience)
         deadline = time.monotonic() + patience
@@ -134,7 +143,7 @@ class InlineWorker:
         while not self._stopping:
             try:
                 self.recover()
-            except Exception as error:  # noqa: BLE001 - the journal may be out of reach for a while
+            except (Exception, Unwinding) as error:  # noqa: BLE001 - the journal may be out of reach for a while
                 self._on_error(f"cannot look for runs to recover: {error}")
             self._wake.wait(self.options.settings.poll_interval)
             self._wake.clear()
@@ -162,6 +171,8 @@ class InlineWorker:
     def _live(self, flow: Flow[..., Any], run_id: str) -> None:
         try:
             active, arguments = flow.claim(run_id, journal=self.journal, options=self.options)
+            with self._lock:
+                self._active[run_id] = active
             run_blocking(active, flow.body(arguments))
         except (RunOwnedError, RunFinishedError):  # somebody else was faster
             pass
@@ -172,6 +183,7 @@ class InlineWorker:
         finally:
             with self._lock:
                 self._threads.pop(run_id, None)
+                self._active.pop(run_id, None)
             self._on_change()
 
     def interrupt(self) -> None:

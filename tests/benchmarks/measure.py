@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import apsw
 
@@ -40,7 +41,7 @@ class Bench:
         self._folder = tempfile.TemporaryDirectory(prefix="agentflow-bench-")
         self._count = 0
 
-    def __enter__(self) -> Bench:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -81,7 +82,7 @@ class Bench:
         return taken
 
     def floor_of_a_run(self, count: int) -> float:
-        """Seconds for `count` bare pairs of commits at the levels that a run's start and end have: NORMAL, then FULL."""
+        """Seconds for `count` bare pairs of commits at the levels of a run's start and end: NORMAL, then FULL."""
         connection = self.connect()
         begin = time.perf_counter()
         for index in range(count):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import json
 import random
 from dataclasses import dataclass, field
@@ -268,7 +269,9 @@ def answer_doubts(journal: CrashingJournal, outcome: Outcome, prog: Program) -> 
     known = collections.Counter(
         (found["k"], found["x"])
         for row in journal.steps(1)
-        if row.name == "pay" and row.event == "completed" and (found := json.loads(row.detail or b"{}").get("arguments"))
+        if row.name == "pay"
+        and row.event == "completed"
+        and (found := json.loads(row.detail or b"{}").get("arguments"))
     )
     for wait in journal.list_waits(number=1):
         if wait.kind is WaitKind.DIVERGENCE and may_diverge(prog):
@@ -298,10 +301,8 @@ def crash_once(prog: Program, seed: int, at: int, expected: Outcome, paid: int) 
     trial = Trial(points=1)
     journal = CrashingJournal()
     journal.at = at
-    try:
+    with contextlib.suppress(Crash, BaseExceptionGroup):
         live(program, {"prog": prog}, journal)
-    except (Crash, BaseExceptionGroup):
-        pass
     if journal.get_run_of(1) is None:
         return trial
     run_id = journal.get_run_of(1)
@@ -329,15 +330,21 @@ def crash_once(prog: Program, seed: int, at: int, expected: Outcome, paid: int) 
             trial.asked += answer_doubts(journal, outcome, prog)
         except StoppedError:
             return trial
-    if outcome.state is not StateType.COMPLETED:
-        trial.fault = f"{outcome.state}: {outcome.error!r}"
-    elif outcome.unclaimed and not may_diverge(prog):
-        trial.fault = f"recorded effects not asked for: {outcome.unclaimed}"
-    elif deterministic(prog) and outcome.value != expected.value:
-        trial.fault = f"{outcome.value} instead of {expected.value}"
-    elif deterministic(prog) and len(UNIVERSE.now.paid) != paid:
-        trial.fault = f"{len(UNIVERSE.now.paid)} payments instead of {paid}: {UNIVERSE.now.paid}"
+    trial.fault = judge(prog, outcome, expected, paid)
     return trial
+
+
+def judge(prog: Program, outcome: Outcome, expected: Outcome, paid: int) -> str:
+    """What is wrong with the end of a resumed run; "" = nothing."""
+    if outcome.state is not StateType.COMPLETED:
+        return f"{outcome.state}: {outcome.error!r}"
+    if outcome.unclaimed and not may_diverge(prog):
+        return f"recorded effects not asked for: {outcome.unclaimed}"
+    if deterministic(prog) and outcome.value != expected.value:
+        return f"{outcome.value} instead of {expected.value}"
+    if deterministic(prog) and len(UNIVERSE.now.paid) != paid:
+        return f"{len(UNIVERSE.now.paid)} payments instead of {paid}: {UNIVERSE.now.paid}"
+    return ""
 
 
 def check_program(prog: Program, seed: int, most_points: int = 10) -> tuple[str, int, int]:

@@ -106,9 +106,7 @@ def _check(prog: Program, seed: int) -> None:
 
 @pytest.mark.timeout(300)
 @given(prog=programs(), seed=st.integers(0, 999))
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=SLOW, database=None, print_blob=True
-)
+@settings(max_examples=60, deadline=None, suppress_health_check=SLOW, database=None, print_blob=True)
 def test_random_programs_replay(prog: Program, seed: int) -> None:
     """Random programs, crashed at random writes, resume without repeating a finished step."""
     _check(prog, seed)
@@ -116,9 +114,7 @@ def test_random_programs_replay(prog: Program, seed: int) -> None:
 
 @pytest.mark.nightly
 @given(prog=programs(), seed=st.integers(0, 999_999))
-@settings(
-    max_examples=3000, deadline=None, suppress_health_check=SLOW, database=None, print_blob=True
-)
+@settings(max_examples=3000, deadline=None, suppress_health_check=SLOW, database=None, print_blob=True)
 def test_many_random_programs_replay(prog: Program, seed: int) -> None:
     """The same, thousands of times."""
     _check(prog, seed)
