@@ -80,7 +80,10 @@ class Task(Generic[P, R_co]):
         if frame is None:
             return cast("Any", self.fn)(*whole, **kwargs)
         run = frame.run
-        data, _ = canonical(self.binder.values(whole, kwargs))
+        binder = self.binder
+        data, _ = canonical(
+            whole if not kwargs and len(whole) == binder.arity else binder.values(whole, kwargs)
+        )
         key = run.hasher.digest(self._prefix + data)
         if self.is_async:
             call = self._call(frame, key, data, whole, kwargs)

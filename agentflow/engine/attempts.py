@@ -144,7 +144,7 @@ async def _next_attempt(
     retry_after = getattr(error, "retry_after", None)
     if isinstance(retry_after, (int, float)):
         delay = max(delay, float(retry_after))
-    guilty = culprits(error, child.scope) if child.root.occurrences else []
+    guilty = culprits(error, child.scope) if child.started else []  # something is recorded below it
     data, _ = encode_failure(run.codec, error)
     detail = {"due": run.options.clock() + delay, "culprits": guilty}
     await rt.settled(run)

@@ -75,6 +75,8 @@ class Permission:
     #: The wait whose decision allows it, consumed with the start; "" = nobody had to be asked.
     wait_id: str = ""
     edited: bool = False
+    #: JSON of a person's edit, to which the signature is bound; `executed` is what the tool's types make of it.
+    signed: Any = None
     #: The signature was consumed by an earlier attempt, which certainly did nothing.
     again: bool = False
 
@@ -250,6 +252,7 @@ async def permit(call: Call, place: Place, record: Record | None, rt: Runtime) -
         edited = policy.validate(decision.answer) if policy.validate is not None else decision.answer
         permission.args, permission.kwargs = call.rebind(edited)
         permission.executed, permission.edited = json_arguments(edited), True
+        permission.signed = decision.answer
     return permission
 
 
@@ -294,6 +297,7 @@ async def resolve_doubt(call: Call, place: Place, record: Record, rt: Runtime) -
 def intent_commit(call: Call, rt: Runtime, row: Any, permission: Permission) -> Any:
     """Commit the intent durably, consuming the signature in the same transaction."""
     run: ActiveRun = call.run
+    signed = permission.executed if permission.signed is None else permission.signed
     return rt.blocking(
         partial(
             run.journal.start_effect,
@@ -301,7 +305,7 @@ def intent_commit(call: Call, rt: Runtime, row: Any, permission: Permission) -> 
             run.epoch,
             row,
             wait_id=permission.wait_id,
-            digest=binding(call.policy.name, permission.executed) if permission.wait_id else "",
+            digest=binding(call.policy.name, signed) if permission.wait_id else "",
             again=permission.again,
         )
     )

@@ -21,6 +21,7 @@ Place = tuple[bytes, bytes, int]
 """(key, branch, occurrence): where a call stands within its scope."""
 
 _ENDS = frozenset(event.value for event in StepEvent if event.is_end)
+_COMMON = ("completed", "task")
 _OPENS = ("started", "intent")
 ROOT = b""
 
@@ -44,12 +45,20 @@ class Record:
     def __init__(self, row: StepRow, place: Place) -> None:
         self.place = place
         self.row: StepRow = row
-        self.event = event = row[1]
-        self.end = event in _ENDS
         if row[9]:
             self.direct = self.effect = True
-        if event == "attempt":
+        if row[1] == "attempt":
             self.attempts = row.attempt + 1
+
+    @property
+    def event(self) -> str:
+        """What its last row says."""
+        return self.row[1]
+
+    @property
+    def end(self) -> bool:
+        """Whether it has ended."""
+        return self.row[1] in _ENDS
 
     @property
     def seq(self) -> int:
@@ -65,8 +74,6 @@ class Record:
         if row.detail is None and self.row.detail is not None:
             row = row._replace(detail=self.row.detail)
         self.row = row
-        self.event = row.event
-        self.end = row.event in _ENDS
 
     @property
     def scope(self) -> bytes:
@@ -167,19 +174,23 @@ class Records:
 
     def _fold(self, rows: Iterable[StepRow]) -> None:
         scopes, openers = self.scopes, list[Record]()
-        here = b"?"
-        scope = Scope()
+        here, index, scope = b"?", dict[Place, Record](), Scope()
         for row in rows:
             if row[4] != here:
                 here = row[4]
                 scope = scopes.get(here) or scopes.setdefault(here, Scope())
+                index = scope.index
+            place = row[5:8]
+            self.last = row[0]
+            if row[1:3] == _COMMON and not row[9] and not row[7] and place not in index:
+                index[place] = Record(row, place)  # what most rows are
+                continue
             record = scope.add(row)
             if row[1] in _OPENS and not record.identity:
-                record.identity = self._identify(here, record.place)
+                record.identity = self._identify(here, place)
                 openers.append(record)
             if row[2] == "model":
                 self.spoke = True
-            self.last = row[0]
         root = scopes.get(ROOT)
         if root is not None:
             self.root = root.index.pop((ROOT, ROOT, 0), None)

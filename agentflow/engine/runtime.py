@@ -120,7 +120,10 @@ class Inline:
         del run
 
     async def commit(self, run: ActiveRun, rows: list[StepRow], extras: Extras | None = None) -> None:
-        run.journal.append(run.number, run.epoch, rows, **(extras or NO_EXTRAS).options())
+        if extras is None:
+            run.journal.append(run.number, run.epoch, rows)
+        else:
+            run.journal.append(run.number, run.epoch, rows, **extras.options())
 
     async def blocking(self, function: Callable[[], T]) -> T:
         return function()
