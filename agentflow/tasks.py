@@ -17,7 +17,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 from agentflow.engine import branches
 from agentflow.engine.caching import CachePolicy, choose_policy
 from agentflow.engine.context import CURRENT, Frame, current_frame
-from agentflow.engine.futures import TaskFuture, submit_async, submit_sync
+from agentflow.engine.futures import Gate, TaskFuture, submit_async, submit_sync
 from agentflow.engine.logs import record_prints
 from agentflow.engine.policy import ApprovalRule, StepPolicy, retry_delays
 from agentflow.engine.runtime import LOOP
@@ -151,13 +151,14 @@ class Task(Generic[P, R_co]):
             raise ValueError(message)
         constants = [_whole(value) for value in (*args, *kwargs.values())]
         futures: list[TaskFuture[Any]] = []
+        gate = Gate(frame.run.options.settings.map_concurrency)
         for index in range(lengths.pop()):
             row = [
                 constant if column is None else column[index]
                 for column, constant in zip(columns, constants, strict=True)
             ]
             split = len(row) - len(names)
-            futures.append(submit_in(self, frame, row[:split], dict(zip(names, row[split:], strict=True))))
+            futures.append(submit_in(self, frame, row[:split], dict(zip(names, row[split:], strict=True)), gate))
         return futures
 
     def with_options(self, **options: Any) -> Task[P, R_co]:
@@ -208,7 +209,9 @@ def _column(value: Any) -> list[Any] | None:
     return list(cast("Iterable[Any]", value))
 
 
-def submit_in(task: Any, frame: Frame, args: Sequence[Any], kwargs: Mapping[str, Any]) -> TaskFuture[Any]:
+def submit_in(
+    task: Any, frame: Frame, args: Sequence[Any], kwargs: Mapping[str, Any], gate: Gate | None = None
+) -> TaskFuture[Any]:
     """Submit a task in a frame. With futures among the arguments, the call is made once they have ended."""
     whole = (*task.receiver, *args)
     awaited = _futures((whole, kwargs))
@@ -227,7 +230,7 @@ def submit_in(task: Any, frame: Frame, args: Sequence[Any], kwargs: Mapping[str,
             return task.call_in(late, values, named)
 
     if task.is_async:
-        return submit_async(task.name, frame.run, prepare, awaited)
+        return submit_async(task.name, frame.run, prepare, awaited, gate)
     return submit_sync(task.name, frame.run, prepare)
 
 

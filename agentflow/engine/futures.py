@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import CancelledError as ConcurrentCancelled
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -137,8 +137,29 @@ def submit_sync(name: str, run: ActiveRun, prepare: Prepare) -> TaskFuture[Any]:
     return future
 
 
+class Gate:
+    """Lets at most so many asyncio tasks of one ``map`` through at once."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._semaphore: asyncio.Semaphore | None = None
+
+    async def __aenter__(self) -> None:
+        if self._semaphore is None:  # made on the loop that uses it
+            self._semaphore = asyncio.Semaphore(self._limit)
+        await self._semaphore.acquire()
+
+    async def __aexit__(self, *error: object) -> None:
+        if self._semaphore is not None:
+            self._semaphore.release()
+
+
 def submit_async(
-    name: str, run: ActiveRun, prepare: Prepare, wait_for: Sequence[TaskFuture[Any]] = ()
+    name: str,
+    run: ActiveRun,
+    prepare: Prepare,
+    wait_for: Sequence[TaskFuture[Any]] = (),
+    gate: Gate | None = None,
 ) -> TaskFuture[Any]:
     """Run an async task as an asyncio task of the running loop, or on one background loop if there is none here.
 
@@ -151,7 +172,8 @@ def submit_async(
         try:
             for other in wait_for:
                 await other
-            inner.set_result(await execute(_own(prepare()), LOOP))  # takes this task out of the run's
+            async with gate or nullcontext():
+                inner.set_result(await execute(_own(prepare()), LOOP))  # takes this task out of the run's
         except asyncio.CancelledError as error:
             inner.set_exception(error if run.fence is None else run.fence.__class__(*run.fence.args))
             raise
