@@ -133,6 +133,14 @@ class InlineWorker:
             return False
         return bool(self.journal.list_waits(number=run.number, kinds=PERSON_KINDS, limit=1))
 
+    def executing(self, run: Run) -> list[tuple[str, str, float]]:
+        """(kind, name, begin) of the steps that execute here right now and that the journal cannot know of yet."""
+        life = waker_of(self.journal).life_of(run.number)
+        if life is None:
+            return []
+        bodies = [body for body in list(life.bodies) if body.parent is not None and not body.waits and not body.started]
+        return sorted(((body.policy.kind, body.policy.name, body.t0) for body in bodies), key=lambda item: item[2])
+
     # -- inner
     def _on_change(self) -> None:
         self._wake.set()
