@@ -17,7 +17,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 from agentflow.engine import branches
 from agentflow.engine.caching import CachePolicy, choose_policy
 from agentflow.engine.context import CURRENT, Frame, current_frame
-from agentflow.engine.futures import Gate, TaskFuture, submit_async, submit_sync
+from agentflow.engine.futures import Gate, TaskFuture, futures_in, resolved, submit_async, submit_sync
 from agentflow.engine.logs import record_prints
 from agentflow.engine.policy import ApprovalRule, StepPolicy, retry_delays
 from agentflow.engine.runtime import LOOP
@@ -113,6 +113,8 @@ class Task(Generic[P, R_co]):
             functools.partial(binder.arguments, args, options),
             binder.rebind,
         )
+        if self.policy.side_effect:
+            call.flat = binder.flat
         if self.policy.aliases:
             digest = frame.run.hasher.digest
             call.aliases = tuple(digest(name.encode() + b"\0" + data) for name in self.policy.aliases)
@@ -166,7 +168,7 @@ class Task(Generic[P, R_co]):
         given = {**self.options, **options}
         name = given.pop("name", self.name)
         clone: Task[P, R_co] = type(self)(self.fn, name=name, **given)
-        clone.receiver, clone.options = self.receiver, given
+        clone.receiver, clone.options, clone._wrapper = self.receiver, given, self._wrapper
         clone.binder.skip = self.binder.skip
         return clone
 
@@ -204,7 +206,9 @@ def _whole(value: Any) -> Any:
 
 def _column(value: Any) -> list[Any] | None:
     """The items of a mapped argument; None for a constant."""
-    if isinstance(value, (unmapped, str, bytes, dict)) or not isinstance(value, Iterable):
+    if isinstance(value, TaskFuture):
+        value = cast("TaskFuture[Any]", value).result()
+    if isinstance(value, (unmapped, str, bytes)) or not isinstance(value, Iterable):
         return None
     return list(cast("Iterable[Any]", value))
 
@@ -214,7 +218,7 @@ def submit_in(
 ) -> TaskFuture[Any]:
     """Submit a task in a frame. With futures among the arguments, the call is made once they have ended."""
     whole = (*task.receiver, *args)
-    awaited = _futures((whole, kwargs))
+    awaited = futures_in((whole, kwargs))
     if not awaited:
         call = task.call_in(frame, whole, kwargs)
 
@@ -225,13 +229,16 @@ def submit_in(
         late = frame.branched(_late_branch(frame, task.name))
 
         def prepare() -> Call:
-            values, named = _resolved(whole), _resolved(dict(kwargs))
+            values, named = resolved(whole), resolved(dict(kwargs))
             CURRENT.set(late)
             return task.call_in(late, values, named)
 
     if task.is_async:
-        return submit_async(task.name, frame.run, prepare, awaited, gate)
-    return submit_sync(task.name, frame.run, prepare)
+        future = submit_async(task.name, frame.run, prepare, awaited, gate)
+    else:
+        future = submit_sync(task.name, frame.run, prepare, awaited)
+    frame.bear(future)
+    return future
 
 
 def _late_branch(frame: Frame, name: str) -> bytes:
@@ -240,28 +247,6 @@ def _late_branch(frame: Frame, name: str) -> bytes:
     count = frame.kids.get(base, 0)
     frame.kids[base] = count + 1
     return frame.run.hasher.digest(b"%b|%b|%d" % (frame.branch, base, count))
-
-
-def _futures(value: Any) -> list[TaskFuture[Any]]:
-    """The futures in a value: itself, or inside lists, tuples, sets and dicts."""
-    if isinstance(value, TaskFuture):
-        return [cast("TaskFuture[Any]", value)]
-    if isinstance(value, (list, tuple, set)):
-        return [future for item in cast("Iterable[Any]", value) for future in _futures(item)]
-    if isinstance(value, dict):
-        return [future for item in cast("dict[Any, Any]", value).values() for future in _futures(item)]
-    return []
-
-
-def _resolved(value: Any) -> Any:
-    whole: Any = value
-    if isinstance(value, TaskFuture):
-        return whole.result()
-    if not _futures(whole):
-        return whole
-    if isinstance(value, dict):
-        return {key: _resolved(item) for key, item in whole.items()}
-    return type(whole)(_resolved(item) for item in whole)
 
 
 def default_name(fn: Callable[..., Any]) -> str:
@@ -325,7 +310,7 @@ def build_policy(
     not_done = (not_done_on,) if isinstance(not_done_on, type) else tuple(not_done_on)
     policy = choose_policy(cache_policy, cache_key_fn, expires=cache_expiration is not None)
     delays = retry_delays(retry_delay_seconds, retries)
-    _check(name, retries, delays, timeout_seconds, side_effect=side_effect, persist=persist_result)
+    check_options(name, retries, delays, timeout_seconds, side_effect=side_effect, persist=persist_result)
     if side_effect and retries and not idempotent and not not_done:
         message = (
             f"{name}: a side effect with retries needs idempotent=True, or not_done_on=(...) with the exceptions that "
@@ -373,15 +358,16 @@ def build_policy(
     return replace(result, plain=result.is_plain())
 
 
-def _check(
+def check_options(
     name: str,
     retries: int,
     delays: tuple[float, ...],
     timeout: float | None,
     *,
-    side_effect: bool,
-    persist: bool,
+    side_effect: bool = False,
+    persist: bool = True,
 ) -> None:
+    """Raise `DefinitionError` for numbers that make no sense."""
     if retries < 0 or any(delay < 0 for delay in delays) or (timeout is not None and timeout <= 0):
         message = f"{name}: retries and delays must not be negative, timeout_seconds must be positive"
         raise DefinitionError(message)

@@ -8,16 +8,18 @@ import random
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
-from agentflow.engine.delivery import Delivery
+from agentflow.engine.delivery import Delivery, when_settled
 from agentflow.engine.records import Place, Records, identity
 from agentflow.engine.runtime import GroupCommit
 from agentflow.errors import Cancelling, Fenced, Revoked, Suspended, Unwinding
 from agentflow.journal.protocol import Journal
 from agentflow.model.runs import Origin, Run
+from agentflow.model.states import StateType
 from agentflow.model.steps import SEQUENCE_BITS, StepRow
 from agentflow.model.waits import Wait
 from agentflow.payloads.codec import Codec
@@ -97,9 +99,17 @@ class ActiveRun:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.group = GroupCommit()
         self.busy_blocks = 0
+        #: Journal calls on their way in other threads.
+        self.hops = 0
         self.lock = threading.Lock()
         self.threads: Threads | None = None
         self.log_lines: list[Any] = []
+        #: Asyncio tasks of side effects, which nothing but themselves ends.
+        self.shielded: WeakSet[asyncio.Task[Any]] = WeakSet()
+        #: Side effects that are being run, by step.
+        self.effects: dict[bytes, Future[None]] = {}
+        if run.state is StateType.CANCELLING:
+            self.fence = Cancelling(run.message or "it was asked to stop before it was resumed")
 
     # -- identity
     def identify(self, scope: bytes, place: Place) -> bytes:
@@ -138,6 +148,18 @@ class ActiveRun:
         frame.root.revoked = True
         self._revoked = self.guarded = True
 
+    def evict(self) -> None:
+        """Let the run leave memory if it is still quiet; on its loop, where nothing can happen meanwhile."""
+        loop = self.loop
+        if loop is None or loop.is_closed():
+            self._evict()
+        else:
+            loop.call_soon_threadsafe(when_settled, loop, self._evict)
+
+    def _evict(self) -> None:
+        if self.is_quiet():
+            self.stop(Suspended("the run left memory while it waits"))
+
     def stop(self, fence: Unwinding) -> None:
         """Fence the run and unwind whatever waits in it. Callable from any thread."""
         if self.fence is None:
@@ -151,13 +173,13 @@ class ActiveRun:
     def _unwind(self) -> None:
         self.delivery.release()
         for task in list(self.tasks):
-            if not task.done():
+            if not task.done() and task not in self.shielded:
                 task.cancel()
 
     # -- quiet
     def is_quiet(self) -> bool:
         """Whether nothing moves but durable waits: only then may the run leave memory."""
-        if not self.pendings or self.busy_blocks or self.fence is not None or self.group.busy:
+        if not self.pendings or self.busy_blocks or self.hops or self.fence is not None or self.group.busy:
             return False
         if any(pending.is_over for pending in self.pendings.values()) or self.delivery.busy:
             return False

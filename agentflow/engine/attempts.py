@@ -6,7 +6,7 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from agentflow.engine.active import culprits, record_failure
-from agentflow.engine.caching import NoKey, cache_key
+from agentflow.engine.caching import NoKey, cache_key, closure_of
 from agentflow.engine.context import Frame
 from agentflow.engine.logs import run_log
 from agentflow.engine.records import Place, Record, Records, Scope, attempt_scope
@@ -23,6 +23,7 @@ from agentflow.engine.step import (
 from agentflow.errors import (
     ApprovalDenied,
     CodecError,
+    CorruptRecord,
     DivergenceError,
     InDoubtError,
     TaskTimeoutError,
@@ -51,23 +52,31 @@ async def execute_fully(call: Call, place: Place, rt: Runtime) -> Any:
         key = _cross_run_key(call)
         if key is not None and not call.policy.refresh_cache:
             found = run.journal.cached(key, run.options.clock())
-            if found is not None:
-                return await _from_cache(call, place, found, rt)
+            if found is not None and (value := _decoded(call, found)):
+                return await _from_cache(call, place, found, value[0], rt)
     return await _attempts(call, record.place if record is not None else place, record, key, rt)
 
 
 def _cross_run_key(call: Call) -> bytes | None:
     try:
-        return cache_key(call.run, call.policy, call.arguments(), call.frame)
+        return cache_key(call.run, call.policy, call.arguments(), call.frame, closure_of(call.fn))
     except NoKey as reason:
         run_log(call.run, f"{call.policy.name} is not cached: {reason}", step=call.policy.name)
         return None
 
 
-async def _from_cache(call: Call, place: Place, found: CacheRow, rt: Runtime) -> Any:
+def _decoded(call: Call, found: CacheRow) -> tuple[Any] | None:
+    """The value of another run's result; None where this process cannot read it (then the task runs)."""
+    try:
+        return (call.run.codec.decode(found.value),)
+    except CorruptRecord as error:
+        run_log(call.run, f"{call.policy.name}: the cached result is not used: {error}", step=call.policy.name)
+        return None
+
+
+async def _from_cache(call: Call, place: Place, found: CacheRow, value: Any, rt: Runtime) -> Any:
     """A hit across runs becomes a row of this run before it is delivered: expiry must not change a replay."""
     run = call.run
-    value = run.codec.decode(found.value)
     await rt.settled(run)
     run.check(call.frame)
     child = body_frame(call, place, None)
@@ -77,6 +86,8 @@ async def _from_cache(call: Call, place: Place, found: CacheRow, rt: Runtime) ->
     ]
     await rt.commit(run, rows)
     run.tally.cached += 1
+    if call.policy.kind is StepKind.MODEL:
+        run.model_spoke = True
     return value
 
 
@@ -97,7 +108,7 @@ async def _attempts(call: Call, place: Place, record: Record | None, key: bytes 
             data, value = run.codec.round_trip(value) if policy.persist_result else (b"null", value)
         except Exception as error:
             run.check(call.frame)
-            if not await wants_retry(call, error, attempt):
+            if not await wants_retry(call, error, attempt, rt):
                 raise (await _fail(call, child, error, attempt, rt)) from error.__cause__
             await _next_attempt(call, child, error, attempt, first, rt)
             attempt, record, counted = attempt + 1, None, child.counted
@@ -112,7 +123,7 @@ async def _timed_body(call: Call, child: Frame, rt: Runtime) -> Any:
         raise TaskTimeoutError(call.policy.name, call.policy.timeout_seconds or 0.0) from None
 
 
-async def wants_retry(call: Call, error: BaseException, attempt: int) -> bool:
+async def wants_retry(call: Call, error: BaseException, attempt: int, rt: Runtime) -> bool:
     """Whether a failed attempt is to be followed by another one."""
     policy = call.policy
     if attempt >= policy.retries or isinstance(
@@ -124,7 +135,7 @@ async def wants_retry(call: Call, error: BaseException, attempt: int) -> bool:
     try:
         answer = policy.retry_condition(error)
         if inspect.isawaitable(answer):
-            answer = await answer
+            answer = await rt.awaited(answer)
     except Unwinding:
         raise
     except Exception as second:
@@ -178,7 +189,7 @@ def hand_on(run: Any, before: bytes, after: bytes, guilty: list[int], first: int
         scope.index.update(old.index)
         scope.repeats |= old.repeats
     for row in run.journal.steps(run.number, first):
-        if row.scope == before:
+        if row.scope == before and not row.effect:  # effects have been noted when they were committed
             scope.add(row)
     if run.records is None:
         run.records = Records([], run.identify)
@@ -205,13 +216,15 @@ async def _complete(
         return value
     detail = None if policy.detail is None else policy.detail(value)
     rows = [*start_rows(call.frame), end_row(call, child, "completed", data, detail, attempt=attempt)]
+    model = policy.kind is StepKind.MODEL
+    if model:
+        run.model_spoke = True
     if key is not None and not child.counted:
         now = run.options.clock()
         expires = None if policy.cache_expiration is None else now + policy.cache_expiration.total_seconds()
         entry = CacheRow(key, data, now, expires, run.number)
-        await rt.commit(run, rows, Extras(cache=(entry,)))
-    elif policy.kind is StepKind.MODEL:
-        run.model_spoke = True
+        await rt.commit(run, rows, Extras(durable=model, cache=(entry,)))
+    elif model:
         await rt.commit(run, rows, DURABLY)
     else:
         await rt.commit(run, rows)

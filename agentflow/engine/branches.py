@@ -60,6 +60,8 @@ def install(loop: asyncio.AbstractEventLoop) -> None:
         else:
             branch.task = task
         frame.run.tasks.add(task)
+        if frame.in_effect:
+            frame.run.shielded.add(task)
         task.add_done_callback(frame.run.tasks.discard, context=_EMPTY)
         return task
 

@@ -6,8 +6,10 @@ cannot be made canonical (a client, a connection) is no key: the call is not cac
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from types import CellType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 from agentflow.errors import DefinitionError
@@ -79,7 +81,30 @@ class NoKey(Exception):
     """The call cannot be cached; the text says why."""
 
 
-def cache_key(run: ActiveRun, policy: StepPolicy, arguments: Mapping[str, Any], context: object) -> bytes:
+def closure_of(fn: Callable[..., Any]) -> dict[str, Any]:
+    """What a function takes from the functions around it: inputs like its arguments, by name."""
+    cells = inspect.unwrap(fn).__closure__ if isinstance(inspect.unwrap(fn), FunctionType) else None
+    if not cells:
+        return {}
+    names = inspect.unwrap(fn).__code__.co_freevars
+    return {name: cell.cell_contents for name, cell in zip(names, cells, strict=True) if _is_filled(cell)}
+
+
+def _is_filled(cell: CellType) -> bool:
+    try:
+        _ = cell.cell_contents
+    except ValueError:
+        return False
+    return True
+
+
+def cache_key(
+    run: ActiveRun,
+    policy: StepPolicy,
+    arguments: Mapping[str, Any],
+    context: object,
+    closure: Mapping[str, Any],
+) -> bytes:
     """The key of a call across runs. Raises `NoKey`."""
     rule = policy.cache_policy
     if rule is None:
@@ -92,6 +117,8 @@ def cache_key(run: ActiveRun, policy: StepPolicy, arguments: Mapping[str, Any], 
             message = "cache_key_fn returned None"
             raise NoKey(message)
         parts.append(own)
+    if rule.inputs and closure:
+        parts += _inputs(rule, closure)
     if rule.inputs:
         parts += _inputs(rule, arguments)
     if rule.task_source:

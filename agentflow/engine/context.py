@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from agentflow.errors import MissingContextError
 if TYPE_CHECKING:
     from agentflow.engine.active import ActiveRun
     from agentflow.engine.effects import Edit
+    from agentflow.engine.futures import TaskFuture
     from agentflow.engine.policy import StepPolicy
 
 
@@ -53,6 +54,16 @@ class Frame:
     blocked: int = 0
     #: Of a tool call: what a person changed in the arguments of side effects below.
     edits: tuple[Edit, ...] = ()
+    #: Futures of what its body has submitted; the step does not end before they have.
+    children: Sequence[TaskFuture[Any]] = ()
+
+    def bear(self, future: TaskFuture[Any]) -> None:
+        """Count a future among the body's."""
+        root = self.root
+        if isinstance(root.children, list):
+            root.children.append(future)
+        else:
+            root.children = [future]
 
     def __init__(
         self,

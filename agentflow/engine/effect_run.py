@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from agentflow.engine.active import record_failure
@@ -11,11 +12,12 @@ from agentflow.engine.context import CURRENT, Frame
 from agentflow.engine.effects import (
     Permission,
     Told,
+    edited_arguments,
     intent_commit,
-    json_arguments,
     keep_order,
     permit,
     resolve_doubt,
+    shown_arguments,
     tell_edit,
 )
 from agentflow.engine.records import Place, Record, Records, Scope
@@ -24,6 +26,7 @@ from agentflow.engine.step import Call, body_frame, end_row, find, note_unwindin
 from agentflow.errors import (
     AgentflowError,
     ApprovalDenied,
+    DecisionRefusedError,
     DivergenceError,
     InDoubtError,
     NotDone,
@@ -38,7 +41,23 @@ if TYPE_CHECKING:
 
 
 async def execute_effect(call: Call, place: Place, rt: Runtime) -> Any:
-    """Find a side effect's recorded end, or get it permitted and run it."""
+    """Find a side effect's recorded end, or get it permitted and run it.
+
+    One that is under way already (an attempt around it was given up and follows again) is waited for, never doubled.
+    """
+    run = call.run
+    step = run.identify(call.frame.stable, place)
+    mine: Future[None] = Future()
+    while (other := run.effects.setdefault(step, mine)) is not mine:
+        await rt.over(other)
+    try:
+        return await _execute(call, place, rt)
+    finally:
+        run.effects.pop(step, None)
+        mine.set_result(None)
+
+
+async def _execute(call: Call, place: Place, rt: Runtime) -> Any:
     run, frame = call.run, call.frame
     record = find(call, place)
     place = record.place if record is not None else place
@@ -70,11 +89,11 @@ async def _permission(call: Call, place: Place, record: Record | None, rt: Runti
         verdict = await resolve_doubt(call, place, record, rt)
         if isinstance(verdict, Told):
             return verdict
-        permission = Permission(tuple(call.args), call.kwargs, json_arguments(call.arguments()), verdict)
+        proposed = shown_arguments(call)
+        permission = Permission(tuple(call.args), call.kwargs, proposed, verdict)
         executed = record.details().get("arguments")
-        if executed is not None and executed != permission.executed:
-            edited = policy.validate(executed) if policy.validate is not None else executed
-            permission.args, permission.kwargs = call.rebind(edited)
+        if executed is not None and executed != proposed:
+            permission.args, permission.kwargs = call.rebind(edited_arguments(call, proposed, executed))
             permission.executed, permission.edited = executed, True
         return permission
     return await permit(call, place, record, rt)
@@ -138,7 +157,18 @@ async def _run_effect(call: Call, place: Place, permission: Permission, attempt:
         if above or call.answered:
             await rt.commit(run, above, Extras(durable=True, consumed=call.answered))
         intent = end_row(call, child, "intent", None, details, attempt=attempt)
-        await intent_commit(call, rt, intent, permission)
+        try:
+            await intent_commit(call, rt, intent, permission)
+        except DecisionRefusedError as refused:  # the signature has expired meanwhile
+            refusal = ApprovalDenied(call.policy.name, str(refused))
+            raise await _refuse(call, place, refusal, rt) from None
+        except Interrupted as cancelled:
+            if cancelled.outcome.exception() is None:  # it is committed, and the body will not be run
+                _note(call, intent)
+                data, _ = encode_failure(run.codec, NotDone("cancelled before it began"))
+                row = end_row(call, child, "attempt", data, details, attempt=attempt)
+                await _record_late(call, row, rt)
+            raise
         _note(call, intent)
         tell_edit(call, details)
         try:
@@ -153,8 +183,8 @@ async def _run_effect(call: Call, place: Place, permission: Permission, attempt:
             continue
         run.tally.executed += 1
         row = end_row(call, child, "completed", data, details, attempt=attempt)
+        _note(call, row)  # before the commit, which a cancellation of the caller interrupts, but does not undo
         await rt.commit(run, [row], DURABLY)
-        _note(call, row)
         return value
 
 
@@ -165,15 +195,13 @@ async def _shielded_body(call: Call, child: Frame, rt: Runtime) -> Any:
     run.bodies.add(child)
     token = CURRENT.set(child)
     try:
-        if policy.timeout_seconds is not None:
-            return await rt.timed(policy.timeout_seconds, call.fn, call.args, call.kwargs, child)
-        return await rt.shielded(call.fn, call.args, call.kwargs)
+        return await rt.shielded(call.fn, call.args, call.kwargs, child)
     except Overdue:
         raise TaskTimeoutError(policy.name, policy.timeout_seconds or 0.0) from None
     except Interrupted as cancelled:
         CURRENT.reset(token)
         token = CURRENT.set(child)
-        await _record_late(call, child, cancelled, rt)
+        await _record_late(call, _late_row(call, child, cancelled), rt)
         raise
     except Unwinding as error:
         note_unwinding(run, error)
@@ -183,25 +211,35 @@ async def _shielded_body(call: Call, child: Frame, rt: Runtime) -> Any:
         run.bodies.discard(child)
 
 
-async def _record_late(call: Call, child: Frame, cancelled: Interrupted, rt: Runtime) -> None:
-    run, outcome = call.run, cancelled.outcome
+def _late_row(call: Call, child: Frame, cancelled: Interrupted) -> StepRow:
+    """The end of an effect whose body ended after its caller had been cancelled."""
     details = {"arguments": child.executed, "around": call.frame.scope.hex()}
-    error = outcome.exception()
+    error = cancelled.outcome.exception()
     if error is None:
-        row = end_row(call, child, "completed", run.codec.encode(outcome.result()), details)
-    else:
-        event = "not_done" if _is_not_done(call, error) else "unknown"
-        row = end_row(
-            call, child, event, encode_failure(run.codec, error)[0], details | {"error": repr(error)}
-        )
+        try:
+            data, _ = call.run.codec.round_trip(cancelled.outcome.result())
+            return end_row(call, child, "completed", data, details)
+        except Exception as broken:
+            error = broken
+    elif isinstance(error, Overdue):
+        error = TaskTimeoutError(call.policy.name, call.policy.timeout_seconds or 0.0)
+    data, _ = encode_failure(call.run.codec, error)
+    event = "not_done" if _is_not_done(call, error) else "unknown"
+    return end_row(call, child, event, data, details | {"error": repr(error)})
+
+
+async def _record_late(call: Call, row: StepRow, rt: Runtime) -> None:
+    """Commit a row although the caller has been cancelled."""
+    run = call.run
+    _note(call, row)
     hop = asyncio.ensure_future(rt.commit(run, [row], DURABLY))
+    run.shielded.add(hop)
     while not hop.done():
         try:
             await asyncio.shield(hop)
         except asyncio.CancelledError:
             continue
     hop.result()
-    _note(call, row)
 
 
 def _is_not_done(call: Call, error: BaseException) -> bool:
@@ -217,7 +255,7 @@ async def _effect_failed(
     not_done = _is_not_done(call, error)
     data, shown = encode_failure(run.codec, error)
     details = details | {"error": repr(error)}
-    if (not_done or policy.idempotent) and await wants_retry(call, error, attempt):
+    if (not_done or policy.idempotent) and await wants_retry(call, error, attempt, rt):
         delay = policy.delay_before(attempt + 1, run.options.random())
         details["due"] = run.options.clock() + delay
         await rt.commit(run, [end_row(call, child, "attempt", data, details, attempt=attempt)], DURABLY)
@@ -225,7 +263,7 @@ async def _effect_failed(
         return shown, True
     event = "not_done" if not_done else "unknown"
     row = end_row(call, child, event, data, details, attempt=attempt)
+    _note(call, row)
     await rt.commit(run, [row], DURABLY)
     record_failure(shown, row.id & 0xFFFFFFFF, row.scope)
-    _note(call, row)
     return shown, False

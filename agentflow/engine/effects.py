@@ -98,9 +98,28 @@ def tell_edit(call: Call, details: dict[str, Any]) -> None:
         for body in call.frame.enclosing():
             if body.policy.kind is StepKind.TOOL:
                 body.edits += (
-                    Edit(call.policy.name, json_arguments(call.arguments()), details["arguments"]),
+                    Edit(call.policy.name, shown_arguments(call), details["arguments"]),
                 )
                 return
+
+
+def shown_arguments(call: Call) -> dict[str, Any]:
+    """What a person is shown of a call: its arguments by name as JSON, extra ones among them, its receiver left out."""
+    return json_arguments(call.flat(call.arguments()))
+
+
+def edited_arguments(call: Call, shown: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    """The bound arguments with what `wanted` changes of `shown`, validated.
+
+    What was not changed stays the very object that was passed: a masked secret, a client, a receiver.
+    """
+    bound = call.arguments()
+    changes = {name: item for name, item in wanted.items() if name not in shown or shown[name] != item}
+    validate = call.policy.validate
+    if validate is None:
+        return {**bound, **changes}
+    valid = validate({**call.flat(bound), **changes})
+    return {**bound, **{name: valid[name] for name in valid if name in changes or name not in shown}}
 
 
 def json_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -168,7 +187,7 @@ async def _unclaimed(call: Call, rt: Runtime) -> Record | None:
 
 async def diverge(call: Call, place: Place, other: Record, rt: Runtime) -> None:
     """Ask a person whether to go on; raises `DivergenceError` where the answer is no."""
-    proposed = json_arguments(call.arguments())
+    proposed = shown_arguments(call)
     question = {
         "message": f"the code now asks for {call.policy.name}, where the journal recorded another side effect",
         "asked": {"tool": call.policy.name, "arguments": proposed},
@@ -196,7 +215,7 @@ async def ask(
     """Put a question before a person and wait for the answer."""
     run, frame = call.run, call.frame
     now = run.options.clock()
-    proposed = json_arguments(call.arguments())
+    proposed = shown_arguments(call)
     wait = Wait(
         id=wait_id(run, kind, frame.stable, place, count),
         run=run.number,
@@ -218,8 +237,7 @@ async def ask(
 async def permit(call: Call, place: Place, record: Record | None, rt: Runtime) -> Permission:
     """Get whatever signature the effect needs; raises `ApprovalDenied`."""
     run, policy = call.run, call.policy
-    arguments = call.arguments()
-    proposed = json_arguments(arguments)
+    proposed = shown_arguments(call)
     free = Permission(call.args, call.kwargs, proposed)
     gate = run.options.gate
     request = EffectRequest(
@@ -249,9 +267,9 @@ async def permit(call: Call, place: Place, record: Record | None, rt: Runtime) -
         )
     permission = replace(free, wait_id=decided.id, again=signed and decided.consumed is not None)
     if decision.answer is not None and decision.answer != proposed:
-        edited = policy.validate(decision.answer) if policy.validate is not None else decision.answer
+        edited = edited_arguments(call, proposed, decision.answer)
         permission.args, permission.kwargs = call.rebind(edited)
-        permission.executed, permission.edited = json_arguments(edited), True
+        permission.executed, permission.edited = json_arguments(call.flat(edited)), True
         permission.signed = decision.answer
     return permission
 
@@ -279,7 +297,7 @@ async def resolve_doubt(call: Call, place: Place, record: Record, rt: Runtime) -
         "evidence": details.get("error", "its process died before it ended"),
     }
     decided = await ask(
-        call, WaitKind.IN_DOUBT, place, question, rt, count=record.attempts + details.get("tries", 0)
+        call, WaitKind.IN_DOUBT, place, question, rt, count=record.intents - 1
     )
     decision = decided.decision
     if decision is not None and decision.verdict is Verdict.HAPPENED:

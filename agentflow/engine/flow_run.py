@@ -14,7 +14,7 @@ from agentflow.engine import branches
 from agentflow.engine.active import ActiveRun, Tally, culprits
 from agentflow.engine.attempts import hand_on
 from agentflow.engine.context import CURRENT, Frame
-from agentflow.engine.futures import unlooked
+from agentflow.engine.futures import resolved, unlooked
 from agentflow.engine.logs import flush_logs, run_log
 from agentflow.engine.records import ROOT, attempt_scope
 from agentflow.engine.runtime import INLINE, LOOP, Inline, Loop, Overdue, drive
@@ -123,7 +123,8 @@ async def _finish_strays(active: ActiveRun) -> None:
                 await asyncio.wait([asyncio.wrap_future(future.inner)])
     strays = [task for task in active.tasks if not task.done()]
     for task in strays:
-        task.cancel()
+        if task not in active.shielded:
+            task.cancel()
     if strays:
         await asyncio.wait(strays, timeout=_STRAY_PATIENCE)
     await active.group.drained()
@@ -151,6 +152,7 @@ async def _attempts(active: ActiveRun, body: Body, rt: Inline | Loop) -> Any:
         frame = Frame(active, None, policy, (ROOT, ROOT, 0), attempt, rt.task())
         frame.t0 = active.options.clock()
         first = active.next_id()
+        active.check(frame)
         token = CURRENT.set(frame)
         if frame.task is None:
             active.bodies.add(frame)
@@ -158,12 +160,14 @@ async def _attempts(active: ActiveRun, body: Body, rt: Inline | Loop) -> Any:
             value = await _body(body, frame, rt)
             return await _settle(active, frame, value, rt)
         except Exception as error:
-            active.check(frame)
+            if active.fence is not None:  # a revoked frame is no reason: it may be what the error says
+                active.check(frame)
             if attempt >= policy.retries:
                 raise
             await _retry(active, frame, error, attempt, first, rt)
             attempt += 1
         finally:
+            _forgotten(active)
             CURRENT.reset(token)
             active.bodies.discard(frame)
 
@@ -181,25 +185,27 @@ async def _settle(active: ActiveRun, frame: Frame, value: Any, rt: Inline | Loop
     """What must be over before a flow has ended: futures, un-awaited calls."""
     active.check(frame)
     if active.futures:
-        for future in active.futures:
-            if isinstance(rt, Loop):
-                while not future.done():
-                    await asyncio.wait([asyncio.wrap_future(future.inner)])
-            else:
-                future.wait()
+        await rt.join(active.futures)
         active.check(frame)
+        value = resolved(value)
         failure = unlooked(active.futures)
         if failure is not None:
             raise failure
+    forgotten = _forgotten(active)
+    if forgotten:
+        raise NotAwaitedError(forgotten)
+    return value
+
+
+def _forgotten(active: ActiveRun) -> list[str]:
+    """The names of calls whose coroutines nobody has started, which are closed."""
     forgotten: list[str] = []
     for call, coroutine in list(active.unstarted.items()):
         if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
             forgotten.append(call.policy.name)
             coroutine.close()
     active.unstarted.clear()
-    if forgotten:
-        raise NotAwaitedError(forgotten)
-    return value
+    return forgotten
 
 
 async def _retry(
@@ -209,7 +215,7 @@ async def _retry(
     delay = policy.delay_before(attempt + 1, active.options.random())
     guilty = culprits(error, frame.scope)
     data, _ = encode_failure(active.codec, error)
-    call = Call(frame, policy, ROOT, _nothing, (), {}, dict, lambda _: ((), {}))
+    call = Call(Frame(active, None, policy, frame.place, attempt), policy, ROOT, _nothing, (), {}, dict, lambda _: ((), {}))
     row = end_row(
         call,
         frame,
@@ -222,7 +228,8 @@ async def _retry(
     await rt.commit(active, [row])
     if guilty:
         hand_on(active, frame.scope, attempt_scope(active.identify, ROOT, attempt + 1), guilty, first)
-    active.futures.clear()
+    for future in active.futures:
+        future.seen = True  # they belong to the attempt that has failed; the run still ends after them
     run_log(active, f"{policy.name} failed ({error!r}); attempt {attempt + 2} follows in {delay:g} s")
     await rt.pause(active, delay)
 

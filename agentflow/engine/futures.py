@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import dataclasses
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import CancelledError as ConcurrentCancelled
@@ -33,6 +35,7 @@ class TaskFuture(Generic[R_co]):
         self._run = run
         #: Somebody has looked at the outcome.
         self.seen = False
+        inner.set_running_or_notify_cancel()  # whoever awaits it may be cancelled, it itself goes on
         run.futures.append(self)
 
     def done(self) -> bool:
@@ -43,11 +46,9 @@ class TaskFuture(Generic[R_co]):
         """Block until it has ended, at most `timeout` seconds; True if it has."""
         try:
             self._block(timeout)
-        except TimeoutError:
-            return False
-        except BaseException:
-            return True
-        return True
+        except BaseException:  # noqa: S110 - its outcome is read elsewhere
+            pass
+        return self.inner.done()
 
     def result(self, timeout: float | None = None, *, raise_on_failure: bool = True) -> R_co:
         """Block until it has ended and return its value, or raise its exception (or return that instead).
@@ -117,11 +118,13 @@ def blocked(frame: Frame) -> Generator[None, None, None]:
 Prepare = Callable[[], Call]
 
 
-def submit_sync(name: str, run: ActiveRun, prepare: Prepare) -> TaskFuture[Any]:
+def submit_sync(
+    name: str, run: ActiveRun, prepare: Prepare, wait_for: Sequence[TaskFuture[Any]] = ()
+) -> TaskFuture[Any]:
     """Run a sync task in a thread of its own, at most ``max_workers`` bodies of a run at once.
 
-    `prepare` makes the call, in that thread. Nested submits never deadlock: a thread that blocks on a future lends its
-    place while it waits.
+    `prepare` makes the call, in that thread, once the futures of `wait_for` have ended. Nested submits never deadlock:
+    a thread that blocks on a future lends its place while it waits.
     """
     inner: Future[Any] = Future()
     future = TaskFuture[Any](name, inner, run)
@@ -133,8 +136,22 @@ def submit_sync(name: str, run: ActiveRun, prepare: Prepare) -> TaskFuture[Any]:
         except BaseException as error:
             inner.set_exception(error)
 
-    pool_of(run).start(work)
+    _after(wait_for, lambda: pool_of(run).start(work))
     return future
+
+
+def _after(futures: Sequence[TaskFuture[Any]], then: Callable[[], None]) -> None:
+    """Call `then` once all `futures` have ended; no thread waits for them."""
+    left = iter(futures)
+
+    def following(_: object = None) -> None:
+        other = next(left, None)
+        if other is None:
+            then()
+        else:
+            other.inner.add_done_callback(following)
+
+    following()
 
 
 class Gate:
@@ -185,7 +202,8 @@ def submit_async(
     if loop is not None:
         _keep(loop.create_task(work()))
         return future
-    background = background_loop()
+    own = run.loop
+    background = own if own is not None and own.is_running() else background_loop()
     run.loop = background
     context = copy_context()
     background.call_soon_threadsafe(lambda: _keep(context.run(_create, background, work)))
@@ -300,3 +318,49 @@ def unlooked(futures: Iterable[TaskFuture[Any]]) -> BaseException | None:
             if error is not None and not isinstance(error, Unwinding):
                 return error
     return None
+
+
+def futures_in(value: Any) -> list[TaskFuture[Any]]:
+    """The futures in a value: itself, or inside lists, tuples, sets, dicts and dataclasses."""
+    found: list[TaskFuture[Any]] = []
+    seen: set[int] = set()
+    queue: list[Any] = [value]
+    while queue:
+        item = queue.pop()
+        if isinstance(item, TaskFuture):
+            found.append(cast("TaskFuture[Any]", item))
+            continue
+        parts = _parts(item)
+        if parts and id(item) not in seen:
+            seen.add(id(item))
+            queue.extend(reversed(parts))
+    return found
+
+
+def _parts(value: Any) -> list[Any]:
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return list(cast("Iterable[Any]", value))
+    if isinstance(value, dict):
+        return list(cast("dict[Any, Any]", value).values())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [getattr(value, item.name, None) for item in dataclasses.fields(value)]
+    return []
+
+
+def resolved(value: Any) -> Any:
+    """`value` with its futures, which have ended, replaced by their values."""
+    whole: Any = value
+    if isinstance(value, TaskFuture):
+        return whole.result()
+    if not futures_in(whole):
+        return whole
+    if isinstance(value, dict):
+        return {key: resolved(item) for key, item in whole.items()}
+    if dataclasses.is_dataclass(value):
+        made: Any = copy.copy(whole)
+        for item in dataclasses.fields(whole):
+            object.__setattr__(made, item.name, resolved(getattr(whole, item.name, None)))
+        return made
+    if hasattr(whole, "_fields"):
+        return type(whole)(*map(resolved, whole))
+    return type(whole)(map(resolved, whole))

@@ -35,6 +35,8 @@ class Record:
     claimed: int = 0
     #: Failed attempts before the one that counts.
     attempts: int = 0
+    #: How often it, a side effect, was about to start.
+    intents: int = 0
     #: Digests of the step for its own attempt and over all attempts; known where something may be recorded below it.
     identity: bytes = b""
     stable: bytes = b""
@@ -49,6 +51,8 @@ class Record:
             self.direct = self.effect = True
         if row[1] == "attempt":
             self.attempts = row.attempt + 1
+        elif row[1] == "intent":
+            self.intents = 1
 
     @property
     def event(self) -> str:
@@ -71,6 +75,8 @@ class Record:
             return
         if row.event == "attempt":
             self.attempts = row.attempt + 1
+        elif row.event == "intent":
+            self.intents += 1
         if row.detail is None and self.row.detail is not None:
             row = row._replace(detail=self.row.detail)
         self.row = row
@@ -189,7 +195,7 @@ class Records:
             if row[1] in _OPENS and not record.identity:
                 record.identity = self._identify(here, place)
                 openers.append(record)
-            if row[2] == "model":
+            if row[2] == "model" and row[1] in ("completed", "cached"):
                 self.spoke = True
         root = scopes.get(ROOT)
         if root is not None:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial, reduce
@@ -21,6 +21,7 @@ from agentflow.journal.protocol import CacheRow
 
 if TYPE_CHECKING:
     from agentflow.engine.active import ActiveRun
+    from agentflow.engine.futures import TaskFuture
     from agentflow.engine.records import Record
     from agentflow.engine.waiting import Pending
     from agentflow.model.steps import StepRow
@@ -68,9 +69,25 @@ class Runtime(Protocol):
         ...
 
     async def shielded(
-        self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+        self,
+        function: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        frame: Frame,
     ) -> Any:
-        """Call the user's function to its end, whatever happens to the caller."""
+        """Call the user's function to its end (or its timeout), whatever happens to the caller."""
+        ...
+
+    async def join(self, futures: Sequence[TaskFuture[Any]]) -> None:
+        """Return when all have ended, whatever came of them."""
+        ...
+
+    async def awaited(self, answer: Awaitable[T]) -> T:
+        """What an awaitable of the user's gives."""
+        ...
+
+    async def over(self, other: Future[None]) -> None:
+        """Return when something else of the run is over."""
         ...
 
     async def timed(
@@ -132,9 +149,26 @@ class Inline:
         return function(*args, **kwargs)
 
     async def shielded(
-        self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+        self,
+        function: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        frame: Frame,
     ) -> Any:
+        seconds = frame.policy.timeout_seconds
+        if seconds is not None:
+            return await self.timed(seconds, function, args, kwargs, frame)
         return function(*args, **kwargs)
+
+    async def join(self, futures: Sequence[TaskFuture[Any]]) -> None:
+        for future in futures:
+            future.wait()
+
+    async def awaited(self, answer: Awaitable[T]) -> T:
+        return await_in_thread(answer)
+
+    async def over(self, other: Future[None]) -> None:
+        other.result()
 
     async def timed(
         self,
@@ -175,7 +209,15 @@ class Inline:
                 "await it, or call the task through `.submit(...)` and await that"
             )
             raise ColourError(message)
-        pending.block()
+        threads = pending.run.threads
+        if threads is not None and threads.is_mine():
+            threads.lend()  # whoever waits leaves its place to the others
+            try:
+                pending.block()
+            finally:
+                threads.take_back()
+        else:
+            pending.block()
 
     def is_inline(self, frame: Frame) -> bool:
         return frame.task is None or frame.task is _current_task()
@@ -209,18 +251,38 @@ class Loop:
             await self.blocking(partial(run.journal.append, run.number, run.epoch, rows))
 
     async def blocking(self, function: Callable[[], T]) -> T:
+        frame = CURRENT.get()
         hop = asyncio.get_running_loop().run_in_executor(writer(), function)
-        return await finish(hop)
+        if frame is None:
+            return await finish(hop)
+        frame.run.hops += 1  # a run with one on its way is not quiet, whatever else waits in it
+        try:
+            return await finish(hop)
+        finally:
+            frame.run.hops -= 1
 
     async def call(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         return await function(*args, **kwargs)
 
     async def shielded(
-        self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+        self,
+        function: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        frame: Frame,
     ) -> Any:
-        frame = CURRENT.get()
-        task = asyncio.ensure_future(_in_frame(frame, function, args, kwargs))
-        return await finish(task)
+        return await finish(asyncio.ensure_future(_in_frame(self, frame, function, args, kwargs)))
+
+    async def join(self, futures: Sequence[TaskFuture[Any]]) -> None:
+        for future in futures:
+            while not future.done():
+                await asyncio.wait([asyncio.wrap_future(future.inner)])
+
+    async def awaited(self, answer: Awaitable[T]) -> T:
+        return await answer
+
+    async def over(self, other: Future[None]) -> None:
+        await asyncio.wait([asyncio.wrap_future(other)])
 
     async def timed(
         self,
@@ -259,11 +321,23 @@ class Loop:
             run.tasks.discard(task)
 
 
+def await_in_thread(answer: Awaitable[T]) -> T:
+    """What an awaitable gives, for a caller that cannot await: it runs on a loop of its own in another thread."""
+
+    async def body() -> T:
+        return await answer
+
+    with ThreadPoolExecutor(1, thread_name_prefix="agentflow-await") as pool:
+        return pool.submit(copy_context().run, asyncio.run, body()).result()
+
+
 async def _in_frame(
-    frame: Frame | None, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+    loop: Loop, frame: Frame, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
 ) -> Any:
-    if frame is not None:
-        frame.task = asyncio.current_task()
+    frame.task = asyncio.current_task()
+    seconds = frame.policy.timeout_seconds
+    if seconds is not None:
+        return await loop.timed(seconds, function, args, kwargs, frame)
     return await function(*args, **kwargs)
 
 

@@ -32,6 +32,8 @@ class Call:
     own: bool = False
     #: Waits whose answers the next row takes.
     answered: tuple[str, ...] = ()
+    #: Bound arguments to what people are shown of them.
+    flat: Callable[[dict[str, Any]], dict[str, Any]] = dict
 
     def __init__(
         self,
@@ -111,12 +113,16 @@ def recall(run: ActiveRun, record: Record) -> Any:
     """The recorded outcome: its value, or its exception raised."""
     value = record.row.value
     run.tally.reused += 1
-    if record.event in {"completed", "cached"}:
-        return None if value is None else run.codec.decode(value)
-    if value is None:
-        message = f"the recorded failure of {record.name} has no exception"
-        raise CorruptRecord(message)
-    error = decode_failure(run.codec, value)
+    try:
+        if record.event in {"completed", "cached"}:
+            return None if value is None else run.codec.decode(value)
+        if value is None:
+            message = f"the recorded failure of {record.name} has no exception"
+            raise CorruptRecord(message)
+        error = decode_failure(run.codec, value)
+    except CorruptRecord as unreadable:
+        note_unwinding(run, unreadable)
+        raise
     record_failure(error, record.seq, record.scope)
     raise error
 
@@ -168,6 +174,9 @@ async def execute(call: Call, rt: Runtime) -> Any:
             raise (await record_error(call, child, error, rt)) from error.__cause__
         await record_value(call, child, data, value, rt)
         return value
+    except Unwinding as error:
+        note_unwinding(run, error)
+        raise
     finally:
         if call.own:
             rt.leave(run)
@@ -259,14 +268,29 @@ async def run_body(call: Call, child: Frame, rt: Runtime) -> Any:
     token = CURRENT.set(child)
     try:
         if policy.timeout_seconds is not None:
-            return await rt.timed(policy.timeout_seconds, call.fn, call.args, call.kwargs, child)
-        return await rt.call(call.fn, call.args, call.kwargs)
+            value = await rt.timed(policy.timeout_seconds, call.fn, call.args, call.kwargs, child)
+        else:
+            value = await rt.call(call.fn, call.args, call.kwargs)
+        return await _joined(child, value, rt) if child.children else value
     except Unwinding as error:
         note_unwinding(run, error)
         raise
     finally:
         CURRENT.reset(token)
         run.bodies.discard(child)
+
+
+async def _joined(child: Frame, value: Any, rt: Runtime) -> Any:
+    """A body's value once everything it has submitted has ended; a failure that it did not look at is its own."""
+    from agentflow.engine.futures import resolved, unlooked  # noqa: PLC0415 - the two need each other
+
+    await rt.join(child.children)
+    child.run.check(child)
+    value = resolved(value)
+    failure = unlooked(child.children)
+    if failure is not None:
+        raise failure
+    return value
 
 
 def note_unwinding(run: ActiveRun, error: Unwinding) -> None:

@@ -19,7 +19,6 @@ from agentflow.errors import (
     Cancelling,
     DecisionRefusedError,
     Fenced,
-    Suspended,
     Unwinding,
 )
 from agentflow.journal.protocol import Journal
@@ -156,6 +155,10 @@ class Waker:
         with self._lock:
             self._runs.pop(run, None)
 
+    def life_of(self, number: int) -> ActiveRun | None:
+        """The run of that number, if this process is running it."""
+        return next((run for run in tuple(self._runs) if run.number == number), None)
+
     def poke(self) -> None:
         """Look now."""
         self._wake.set()
@@ -178,10 +181,7 @@ class Waker:
                 runs = dict(self._runs)
             try:
                 self._look(runs)
-            except (
-                Exception,
-                Unwinding,
-            ):  # a run that was taken over, a full disk: the other runs still wait
+            except (Exception, Unwinding):  # one run was taken over, the disk is full: others still wait
                 continue
 
     def _patience(self, runs: dict[ActiveRun, _Quiet]) -> float | None:
@@ -244,7 +244,7 @@ class Waker:
             )
         patience = run.options.suspend_after
         if patience is not None and now - quiet.since >= patience:
-            run.stop(Suspended("the run left memory while it waits"))
+            run.evict()
 
     def _say(self, run: ActiveRun, state: StateType, message: str) -> None:
         try:

@@ -8,16 +8,35 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import apsw
 
-from agentflow.errors import JournalUnavailable
+from agentflow.errors import JournalUnavailable, Unwinding
 from agentflow.journal.locks import Turnstile
 
 T = TypeVar("T")
 Work = Callable[[apsw.Connection], Any]
+_BUSY_MS = 30_000
+
+
+def connect(path: Path, vfs: str = "") -> apsw.Connection:
+    """A connection at level NORMAL that leaves checkpoints to the checkpointer. `vfs`: SQLite's way to the disk."""
+    db = apsw.Connection(str(path), vfs=vfs or None)
+    db.set_busy_timeout(_BUSY_MS)
+    if db.execute("PRAGMA journal_mode=WAL").get != "wal":
+        raise apsw.CantOpenError("SQLite cannot keep a write-ahead log there")
+    for pragma in (
+        "synchronous=NORMAL",
+        "wal_autocheckpoint=0",
+        "fullfsync=ON",
+        "foreign_keys=ON",
+    ):
+        db.execute(f"PRAGMA {pragma}").fetchall()
+    return db
 
 
 class _Ticket:
@@ -34,56 +53,130 @@ class Committer:
     def __init__(self, connection: apsw.Connection, turnstile: Turnstile) -> None:
         self.connection = connection
         self.turnstile = turnstile
-        #: Held by whoever writes; a caller that finds it free may write a single row by itself.
+        #: Held by whoever writes; a caller that finds it free may write by itself.
         self.lock = threading.Lock()
+        #: Why nothing can be written any more; empty while something can.
+        self.closed = ""
         self._waiting: deque[_Ticket] = deque()
-        self._full = False
-        #: Commits so far, for the checkpointer.
-        self.commits = 0
+        #: The level of the next transaction; None: not known, because somebody was interrupted while changing it.
+        self._full: bool | None = False
 
     def run(self, work: Callable[[apsw.Connection], T], *, durable: bool) -> T:
         """Do `work` in a transaction (alone or with others) and return after its commit.
 
         What `work` raises undoes its own part only. Raises `JournalUnavailable` where the commit itself fails.
+        `work` may be called twice, when the thread that led the first transaction was interrupted before its commit.
         """
         ticket = _Ticket(work, durable=durable)
         self._waiting.append(ticket)
-        with self.lock:
-            if not ticket.done:
-                batch: list[_Ticket] = []
-                while self._waiting:
-                    batch.append(self._waiting.popleft())
-                self._commit(batch)
+        try:
+            with self.lock:
+                if not ticket.done:
+                    self._commit([ticket, *self._others(ticket)])
+        except BaseException:
+            with suppress(ValueError):  # nobody may do it later
+                self._waiting.remove(ticket)
+            raise
         if ticket.error is not None:
             raise ticket.error
         return cast("T", ticket.result)
 
-    def set_level(self, *, full: bool) -> None:
-        """The level of the next transaction; to be called under `lock`."""
+    def try_run(self, work: Callable[[apsw.Connection], object]) -> bool:
+        """Like `run` at level NORMAL, but False at once where another writer would have to be waited for."""
+        if not self.lock.acquire(blocking=False):
+            return False
+        try:
+            self.check_open()
+            if not self.turnstile.try_enter():
+                return False
+            try:
+                self._prepare(full=False)
+                with self.connection:
+                    work(self.connection)
+            except apsw.Error as error:
+                raise failed(error) from error
+            finally:
+                self.turnstile.leave()
+        finally:
+            self.lock.release()
+        return True
+
+    def try_execute(self, statement: str, values: Sequence[Any]) -> int:
+        """`try_run` for one statement, the cheapest commit there is: how many rows it changed, -1 for False."""
+        if not self.lock.acquire(blocking=False):
+            return -1
+        try:
+            self.check_open()
+            if not self.turnstile.try_enter():
+                return -1
+            try:
+                self._prepare(full=False)
+                self.connection.execute(statement, values)
+                return self.connection.changes()
+            except apsw.Error as error:
+                raise failed(error) from error
+            finally:
+                self.turnstile.leave()
+        finally:
+            self.lock.release()
+
+    def check_open(self) -> None:
+        """Refuse to go on after `closed` was set."""
+        if self.closed:
+            raise JournalUnavailable(self.closed)
+
+    def _others(self, own: _Ticket) -> list[_Ticket]:
+        others: list[_Ticket] = []
+        while self._waiting:
+            ticket = self._waiting.popleft()
+            if ticket is not own:
+                others.append(ticket)
+        return others
+
+    def _prepare(self, *, full: bool) -> None:
+        """Leave a transaction that could not be left before, and set the level of the next one."""
+        if self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")
         if full is not self._full:
+            self._full = None
             self.connection.execute(
                 "PRAGMA synchronous=FULL" if full else "PRAGMA synchronous=NORMAL"
             ).fetchall()
             self._full = full
 
     def _commit(self, batch: list[_Ticket]) -> None:
+        """Do all of `batch` in one transaction.
+
+        Where this thread is interrupted before the commit, the others' tickets stay undone: each, in its turn, finds that
+        out and leads for itself.
+        """
+        self.check_open()
         self.turnstile.enter()
+        committing = False
         try:
-            self.set_level(full=any(ticket.durable for ticket in batch))
+            self._prepare(full=any(ticket.durable for ticket in batch))
             self.connection.execute("BEGIN IMMEDIATE")
             for ticket in batch:
                 self._one(ticket)
+            committing = True
             self.connection.execute("COMMIT")
-            self.commits += len(batch)
         except apsw.Error as error:
-            self._fail(batch, error)
-        except BaseException as error:
-            self._fail(batch, error)
+            for ticket in batch:
+                ticket.error = ticket.error or failed(error)
+            self._finish(batch)
+            self._roll_back()
+        except BaseException:
+            if committing and not self.connection.in_transaction:
+                self._finish(batch)
+            else:
+                for ticket in batch:
+                    ticket.error = None
+                self._roll_back()
             raise
+        else:
+            self._finish(batch)
         finally:
             self.turnstile.leave()
-            for ticket in batch:
-                ticket.done = True
 
     def _one(self, ticket: _Ticket) -> None:
         connection = self.connection
@@ -92,16 +185,28 @@ class Committer:
             ticket.result = ticket.work(connection)
         except (apsw.FullError, apsw.IOError, apsw.CorruptError, apsw.BusyError, apsw.ReadOnlyError):
             raise
-        except BaseException as error:  # noqa: BLE001 - belongs to the asker, who gets it
-            ticket.error = error
+        except (Exception, Unwinding) as error:  # noqa: BLE001 - belongs to the asker, who gets it
+            ticket.error = failed(error) if isinstance(error, apsw.ConstraintError) else error
             connection.execute("ROLLBACK TO request")
         connection.execute("RELEASE request")
 
-    def _fail(self, batch: list[_Ticket], error: BaseException) -> None:
-        if self.connection.in_transaction:
-            self.connection.execute("ROLLBACK")
+    def _finish(self, batch: list[_Ticket]) -> None:
         for ticket in batch:
-            ticket.error = unavailable(error) if isinstance(error, apsw.Error) else error
+            ticket.done = True
+
+    def _roll_back(self) -> None:
+        with suppress(apsw.Error):  # `_prepare` tries again
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
+
+
+def failed(error: BaseException) -> BaseException:
+    """What a failed write is called: refused, because it is there already; or stored or not, nobody knows."""
+    if isinstance(error, apsw.ConstraintError):
+        failure: BaseException = ValueError(f"the journal holds this already ({error})")
+        failure.__cause__ = error
+        return failure
+    return unavailable(error)
 
 
 def unavailable(error: BaseException) -> JournalUnavailable:
@@ -126,31 +231,36 @@ class Checkpointer:
         self._open = open_connection
         self._wake = threading.Event()
         self._stop = False
+        self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def poke(self) -> None:
         """Say that many pages have been written."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="agentflow-checkpoint", daemon=True)
-            self._thread.start()
+        with self._lock:
+            if self._thread is None and not self._stop:
+                self._thread = threading.Thread(target=self._work, name="agentflow-checkpoint", daemon=True)
+                self._thread.start()
         self._wake.set()
 
     def _work(self) -> None:
-        connection = self._open()
+        connection: apsw.Connection | None = None
         while True:
             self._wake.wait()
             self._wake.clear()
             if self._stop:
-                connection.close()
-                return
+                break
             try:
+                connection = connection or self._open()
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             except apsw.Error:  # a full disk shows at the next commit, to somebody who can be told
                 continue
+        if connection is not None:
+            connection.close()
 
     def close(self) -> None:
         """Stop the thread."""
-        if self._thread is not None:
+        with self._lock:
             self._stop = True
+        if self._thread is not None:
             self._wake.set()
             self._thread.join(5)

@@ -1,8 +1,8 @@
 """File locks beside an embedded journal: who owns a run, and whose turn it is to write.
 
-Ownership is a POSIX lock on one byte per run, held for the owner's life: the system frees it at the moment the process
-dies, and clocks do not matter. The turnstile keeps writers of several processes from starving each other in SQLite's
-busy polling.
+Ownership is a POSIX lock on one byte for each claim of a run, held for the owner's life: the system frees it at the
+moment the process dies, and clocks do not matter. The turnstile keeps writers of several processes from starving each
+other in SQLite's busy polling.
 """
 
 from __future__ import annotations
@@ -13,69 +13,110 @@ import struct
 import sys
 import threading
 from pathlib import Path
+from weakref import WeakSet
 
 _LINUX = sys.platform.startswith("linux")
 # struct flock, whose members stand in another order on BSD systems
 _FLOCK = struct.Struct("hhqqi0q") if _LINUX else struct.Struct("qqihh0q")
+_EPOCH_BITS = 24
+
+
+class _LockFile:
+    """This process's one descriptor of a file of POSIX locks: closing any other one would free them all."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.users = 0
+        #: Locks of this process, which F_GETLK does not tell of and a second lockf would simply grant.
+        self.held: set[int] = set()
+
+
+_files: dict[tuple[int, int], _LockFile] = {}
+_files_lock = threading.Lock()
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 class Ownership:
-    """The runs that this process owns, as byte locks in one file."""
+    """The runs that a journal owns, as byte locks in one file.
+
+    Each claim of a run has a byte of its own, found from the run's number and epoch. So a take-over needs nothing from
+    the owner before, and what that one lets go of, or its death, leaves the new owner's lock alone.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with _files_lock:
+            try:
+                known = _files.get(_identity(path.stat()))
+            except FileNotFoundError:
+                known = None
+            if known is None:
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                known = _files[_identity(os.fstat(descriptor))] = _LockFile(descriptor)
+            known.users += 1
+        self._file = known
         self._mine: set[int] = set()
-        self._lock = threading.Lock()
+        self._open = True
 
-    def acquire(self, number: int) -> bool:
-        """Own a run; False if another process does, or this one already."""
-        with self._lock:
-            if number in self._mine:
+    def acquire(self, number: int, epoch: int) -> bool:
+        """Own a run from that epoch on; False if this claim of it is held already."""
+        byte = _byte(number, epoch)
+        with _files_lock:
+            if byte in self._file.held:
                 return False
             try:
-                fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+                fcntl.lockf(self._file.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
             except OSError:
                 return False
-            self._mine.add(number)
+            self._file.held.add(byte)
+            self._mine.add(byte)
             return True
 
-    def adopt(self, number: int) -> None:
-        """Count a run as owned although its lock may be held elsewhere (a take-over: the epoch fences the other)."""
-        if not self.acquire(number):
-            with self._lock:
-                self._mine.add(number)
+    def release(self, number: int, epoch: int) -> None:
+        """Let go of that claim, if it is this journal's."""
+        byte = _byte(number, epoch)
+        with _files_lock:
+            if byte in self._mine:
+                self._free(byte)
 
-    def release(self, number: int) -> None:
-        """Own it no longer."""
-        with self._lock:
-            if number in self._mine:
-                self._mine.discard(number)
-                fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, number)
+    def is_held(self, number: int, epoch: int) -> bool:
+        """Whether a live process holds that claim of the run."""
+        byte = _byte(number, epoch)
+        return byte in self._file.held or self._is_locked(byte)
 
-    def is_mine(self, number: int) -> bool:
-        """Whether this process owns the run."""
-        return number in self._mine
-
-    def is_held(self, number: int) -> bool:
-        """Whether any live process owns the run."""
-        return number in self._mine or self._holder(number) is not None
-
-    def _holder(self, number: int) -> int | None:
+    def _is_locked(self, byte: int) -> bool:
         if _LINUX:
-            query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, number, 1, 0)
+            query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
         else:
-            query = _FLOCK.pack(number, 1, 0, fcntl.F_WRLCK, os.SEEK_SET)
-        answer = _FLOCK.unpack(fcntl.fcntl(self._descriptor, fcntl.F_GETLK, query))
-        kind, pid = (answer[0], answer[4]) if _LINUX else (answer[3], answer[2])
-        return None if kind == fcntl.F_UNLCK else pid
+            query = _FLOCK.pack(byte, 1, 0, fcntl.F_WRLCK, os.SEEK_SET)
+        answer = _FLOCK.unpack(fcntl.fcntl(self._file.descriptor, fcntl.F_GETLK, query))
+        return answer[0 if _LINUX else 3] != fcntl.F_UNLCK
+
+    def _free(self, byte: int) -> None:
+        self._mine.discard(byte)
+        self._file.held.discard(byte)
+        fcntl.lockf(self._file.descriptor, fcntl.LOCK_UN, 1, byte)
 
     def close(self) -> None:
-        """Free all."""
-        with self._lock:
-            if self._descriptor >= 0:
-                os.close(self._descriptor)
-                self._descriptor = -1
-            self._mine.clear()
+        """Free all that are this journal's."""
+        with _files_lock:
+            if not self._open:
+                return
+            self._open = False
+            for byte in tuple(self._mine):
+                self._free(byte)
+            self._file.users -= 1
+            if self._file.users == 0:
+                for identity in [key for key, file in _files.items() if file is self._file]:
+                    del _files[identity]
+                os.close(self._file.descriptor)
+                self._file.descriptor = -1
+
+
+def _byte(number: int, epoch: int) -> int:
+    return number << _EPOCH_BITS | epoch & (1 << _EPOCH_BITS) - 1
 
 
 class Turnstile:
@@ -83,6 +124,7 @@ class Turnstile:
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        _turnstiles.add(self)
 
     def enter(self) -> None:
         """Wait for this process's turn."""
@@ -105,3 +147,22 @@ class Turnstile:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+_turnstiles: WeakSet[Turnstile] = WeakSet()
+
+
+def _let_go_in_child() -> None:
+    """After a fork: the child owns nothing, and must not keep a dead parent's turn by a descriptor it inherited."""
+    global _files_lock  # noqa: PLW0603 - another thread may have held it at the fork
+    _files_lock = threading.Lock()
+    for file in _files.values():
+        os.close(file.descriptor)
+        file.descriptor = -1
+        file.held.clear()
+    _files.clear()
+    for turnstile in tuple(_turnstiles):
+        turnstile.close()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import time
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
 import orjson
@@ -21,12 +22,15 @@ from agentflow.model.states import StateType
 from agentflow.model.steps import LogRow, StepRow
 from agentflow.model.waits import Decision, EventRow, Verdict, Wait, WaitKind
 
+_id: Callable[[StepRow], int] = attrgetter("id")
+
 
 class MemoryJournal:
     """See `agentflow.journal.protocol.Journal`. Dies with its process."""
 
-    def __init__(self, key: bytes | None = None) -> None:
+    def __init__(self, key: bytes | None = None, *, clock: Callable[[], float] = time.time) -> None:
         self.key = key or os.urandom(32)
+        self._clock = clock
         self.url = "memory:"
         self._lock = threading.RLock()
         self._runs: dict[int, Run] = {}
@@ -43,6 +47,8 @@ class MemoryJournal:
     # -- runs
     def create_run(self, new: NewRun, *, state: StateType = StateType.RUNNING) -> Run:
         with self._lock:
+            if new.id in self._numbers:
+                raise ValueError(f"the journal holds this already (run {new.id})")
             number = len(self._runs) + 1
             run = new_run(new, state, f"memory:{os.getpid()}", number)
             self._runs[number], self._numbers[new.id], self._steps[number] = run, number, []
@@ -64,7 +70,7 @@ class MemoryJournal:
                 run,
                 epoch=run.epoch + 1,
                 owner=f"memory:{os.getpid()}",
-                started=time.time() if run.started is None else run.started,
+                started=self._clock() if run.started is None else run.started,
                 crashes=run.crashes + (run.state is StateType.RUNNING and bool(run.owner)),
                 state=run.state if stays else StateType.RUNNING,
                 message="",
@@ -97,7 +103,7 @@ class MemoryJournal:
         with self._lock:
             run = self._runs.get(number)
             stored = rules.next_state(run and (run.state, run.epoch), epoch, state)
-            ended = time.time() if state.is_final else None
+            ended = self._clock() if state.is_final else None
             before = self._runs[number]
             owner = "" if release else before.owner
             self._runs[number] = replace(
@@ -119,7 +125,7 @@ class MemoryJournal:
             if run.state.is_final:
                 raise RunFinishedError(run_id, run.state.value)
             if run.number not in self._owned:
-                run = replace(run, state=StateType.CANCELLED, message=message, ended=time.time())
+                run = replace(run, state=StateType.CANCELLED, message=message, ended=self._clock())
             else:
                 run = replace(run, state=StateType.CANCELLING, message=message)
             self._runs[run.number] = run
@@ -172,7 +178,7 @@ class MemoryJournal:
         del durable
         with self._lock:
             self._check_epoch(number, epoch)
-            self._steps[number].extend(rows)
+            self._add_steps(number, rows)
             for entry in cache:
                 self._cache[entry.key] = entry
             for wait_id in consumed:
@@ -196,15 +202,17 @@ class MemoryJournal:
         with self._lock:
             self._check_epoch(number, epoch)
             if wait_id:
-                rules.check_consumption(self._waits.get(wait_id), wait_id, digest, time.time(), again=again)
+                wait, now = self._waits.get(wait_id), self._clock()
+                rules.check_consumption(wait, wait_id, number, digest, now, again=again)
+            self._add_steps(number, [row])
+            if wait_id:
                 self._consume(wait_id)
-            self._steps[number].append(row)
         self._version += 1
 
     def steps(self, number: int, after: int = 0, limit: int = -1) -> list[StepRow]:
         with self._lock:
             rows = self._steps.get(number, [])
-            start = bisect_right(rows, after, key=lambda row: row.id)
+            start = bisect_right(rows, after, key=_id)
             return rows[start:] if limit < 0 else rows[start : start + limit]
 
     # -- waits
@@ -229,7 +237,7 @@ class MemoryJournal:
     def _take_event(self, wait_id: str, event: EventRow) -> None:
         self._events[event.id - 1] = replace(event, taken_by=wait_id)
         decision = Decision(Verdict.ANSWERED, event.payload, actor="event")
-        self._waits[wait_id] = replace(self._waits[wait_id], decision=decision, decided=time.time())
+        self._waits[wait_id] = replace(self._waits[wait_id], decision=decision, decided=self._clock())
 
     def decide(self, wait_id: str, decision: Decision, *, now: float, allowed_digest: str = "") -> Wait:
         with self._lock:
@@ -267,7 +275,8 @@ class MemoryJournal:
     def unread_answers(self, number: int) -> list[Wait]:
         with self._lock:
             waits = [wait for wait in self._waits.values() if wait.run == number]
-        return [wait for wait in waits if wait.consumed is None and wait.decided is not None]
+        unread = [wait for wait in waits if wait.consumed is None and wait.decided is not None]
+        return sorted(unread, key=lambda wait: (wait.opened, wait.id))
 
     def send_event(self, run_id: str, name: str, payload: bytes, now: float) -> str | None:
         with self._lock:
@@ -333,7 +342,15 @@ class MemoryJournal:
             message = "another process has taken this run over"
             raise Fenced(message)
 
+    def _add_steps(self, number: int, rows: Sequence[StepRow]) -> None:
+        steps, new = self._steps[number], {row.id for row in rows}
+        places = [bisect_left(steps, row.id, key=_id) for row in rows]
+        if len(new) < len(rows) or any(at < len(steps) and steps[at].id in new for at in places):
+            raise ValueError("the journal holds this already (a step)")
+        for row in rows:
+            insort(steps, row, key=_id)
+
     def _consume(self, wait_id: str) -> None:
         wait = self._waits.get(wait_id)
         if wait is not None and wait.consumed is None:
-            self._waits[wait_id] = replace(wait, consumed=time.time())
+            self._waits[wait_id] = replace(wait, consumed=self._clock())

@@ -53,7 +53,7 @@ class Journal(Protocol):
     def claim_run(self, run_id: str, *, take_over: bool = False) -> Run:
         """Own a run that has not ended, with a new epoch.
 
-        Raises `RunNotFoundError`, `RunFinishedError`, and `RunOwnedError` if a live process owns it (unless `take_over`).
+        Raises `RunNotFoundError`, `RunFinishedError`, `RunOwnedError` (a live process owns it; unless `take_over`).
         """
         ...
 

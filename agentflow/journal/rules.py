@@ -50,14 +50,18 @@ def check_decision(wait: Wait, run: Run, decision: Decision, now: float) -> None
         raise DecisionRefusedError(message)
 
 
-def check_consumption(wait: Wait | None, wait_id: str, digest: str, now: float, *, again: bool) -> None:
-    """Refuse to start an effect on a signature that is missing, spent, expired or for other arguments.
+def check_consumption(
+    wait: Wait | None, wait_id: str, number: int, digest: str, now: float, *, again: bool
+) -> None:
+    """Refuse to start an effect on a signature that is missing, spent, expired, or for another run or arguments.
 
     `again`: the same effect is tried once more after it certainly did not happen, under the signature it has consumed.
     """
     problem = ""
     if wait is None or wait.decision is None:
         problem = "is not approved"
+    elif wait.run != number:
+        problem = "was given for another run"
     elif wait.decision.verdict not in (Verdict.APPROVED, Verdict.RUN_AGAIN):
         problem = f"was decided as {wait.decision.verdict}"
     elif (wait.consumed is not None) is not again:

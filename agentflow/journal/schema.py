@@ -7,7 +7,10 @@ import apsw
 from agentflow.errors import JournalOpenError
 from agentflow.journal.sql import migrations
 
-_LEDGER = "CREATE TABLE IF NOT EXISTS migration (number INTEGER PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL) STRICT"
+_LEDGER = (
+    "CREATE TABLE IF NOT EXISTS migration "
+    "(number INTEGER PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL) STRICT"
+)
 APPLICATION_ID = 0x41464C57
 """Marks a SQLite file as ours ("AFLW")."""
 
@@ -15,19 +18,15 @@ APPLICATION_ID = 0x41464C57
 def migrate(connection: apsw.Connection, where: str) -> None:
     """Apply what is missing. Raises `JournalOpenError` for a newer, foreign or altered database."""
     known = migrations()
-    if (
-        connection.pragma("user_version") == known[-1].number
-        and connection.pragma("application_id") == APPLICATION_ID
-    ):
+    if connection.pragma("application_id") == APPLICATION_ID and _applied(connection) == {
+        migration.number: migration.checksum for migration in known
+    }:
         return
     connection.execute("BEGIN IMMEDIATE")
     try:
         _check_owner(connection, where)
         connection.execute(_LEDGER)
-        done = {
-            number: checksum
-            for number, checksum in connection.execute("SELECT number, checksum FROM migration")
-        }
+        done = _applied(connection)
         newest = max(done, default=0)
         if newest > known[-1].number:
             message = (
@@ -37,7 +36,7 @@ def migrate(connection: apsw.Connection, where: str) -> None:
             raise JournalOpenError(message)
         for migration in known:
             if migration.number not in done:
-                connection.execute(migration.text)
+                connection.execute(migration.text).fetchall()
                 connection.execute("INSERT INTO migration VALUES (?, ?, ?)", migration[:2] + migration[3:])
             elif done[migration.number] != migration.checksum:
                 message = f"{where}: migration {migration.number} differs from the one that was applied"
@@ -49,6 +48,13 @@ def migrate(connection: apsw.Connection, where: str) -> None:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def _applied(connection: apsw.Connection) -> dict[int, str]:
+    """The checksums of the migrations that the database has seen."""
+    return {
+        number: checksum for number, checksum in connection.execute("SELECT number, checksum FROM migration")
+    }
 
 
 def _check_owner(connection: apsw.Connection, where: str) -> None:

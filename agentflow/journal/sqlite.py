@@ -7,9 +7,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
+from weakref import WeakSet
 
 import apsw
 import orjson
@@ -23,7 +25,7 @@ from agentflow.errors import (
     WaitNotFoundError,
 )
 from agentflow.journal import rules
-from agentflow.journal.commits import Checkpointer, Committer, unavailable
+from agentflow.journal.commits import Checkpointer, Committer, connect
 from agentflow.journal.locks import Ownership, Turnstile
 from agentflow.journal.protocol import CacheRow, RunFilter
 from agentflow.journal.rows import (
@@ -45,32 +47,28 @@ T = TypeVar("T")
 _SQL = queries()
 _FENCED = _SQL["append_step_fenced"]
 _APPEND = _SQL["append_step"]
+_FORKED = (
+    "a forked process cannot use its parent's journal; call tasks in the parent, or start processes by spawn"
+)
 _LOST = "another process has taken this run over"
 _OPEN = (
     "decided IS NULL AND (SELECT state FROM run WHERE number = wait.run) "
     "NOT IN ('COMPLETED', 'FAILED', 'CANCELLED', 'CRASHED')"
 )
-_BUSY_MS = 30_000
 _step_row = cast("Callable[[Any], StepRow]", partial(cast("Any", tuple).__new__, StepRow))
 
 
 class SqliteJournal:
     """See `agentflow.journal.protocol.Journal`. Raises `JournalOpenError` where `path` cannot be a journal."""
 
-    def __init__(self, path: Path, key: bytes) -> None:
+    def __init__(
+        self, path: Path, key: bytes, *, clock: Callable[[], float] = time.time, vfs: str = ""
+    ) -> None:
         self.key, self.path, self.url = key, path, f"sqlite:///{path}"
         self.owner = f"{socket.gethostname()}:{os.getpid()}"
+        self._clock = clock
         try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._ownership = Ownership(path.with_name(path.name + "-owners"))
-            turnstile = Turnstile(path.with_name(path.name + "-turn"))
-            self._committer = Committer(_connect(path), turnstile)
-            turnstile.enter()
-            try:
-                migrate(self._committer.connection, str(path))
-            finally:
-                turnstile.leave()
-            self._reader = _connect(path)
+            self._open(vfs)
         except (OSError, apsw.Error) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             message = (
@@ -78,46 +76,84 @@ class SqliteJournal:
             )
             raise JournalOpenError(message) from error
         self._read_lock = threading.Lock()
-        self._checkpointer = Checkpointer(lambda: _connect(path))
+        self._checkpointer = Checkpointer(partial(connect, path, vfs))
         self._pages = 0
         self._listeners: list[Callable[[], None]] = []
         self._closed = False
+        _journals.add(self)
+
+    def _open(self, vfs: str) -> None:
+        path = self.path
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with ExitStack() as undo:
+            self._ownership = Ownership(path.with_name(path.name + "-owners"))
+            undo.callback(self._ownership.close)
+            turnstile = Turnstile(path.with_name(path.name + "-turn"))
+            undo.callback(turnstile.close)
+            turnstile.enter()  # SQLite does not wait for another process that makes the same file a WAL database
+            writer = connect(path, vfs)
+            undo.callback(writer.close)
+            migrate(writer, str(path))
+            self._reader = connect(path, vfs)
+            turnstile.leave()
+            undo.pop_all()
+        self._committer = Committer(writer, turnstile)
 
     # -- runs
     def create_run(self, new: NewRun, *, state: StateType = StateType.RUNNING) -> Run:
         values = new_run_values(new, state, self.owner)
+        taken: list[tuple[int, int]] = []
 
         def work(db: apsw.Connection) -> int:
             db.execute(_SQL["create_run"], values)
             number = db.last_insert_rowid()
-            if state is StateType.RUNNING and not self._ownership.acquire(number):
-                raise RunOwnedError(new.id, "another process")
+            if state is StateType.RUNNING:
+                self._own(taken, number, 1, new.id, "another process")
             return number
 
-        number = self._commit(work)
+        number = self._commit_claim(work, taken)
         self._notify()
         return new_run(new, state, self.owner, number)
 
     def claim_run(self, run_id: str, *, take_over: bool = False) -> Run:
+        taken: list[tuple[int, int]] = []
+
         def work(db: apsw.Connection) -> Run:
             run = self._need_run(db, run_id)
             if run.state.is_final:
                 raise RunFinishedError(run_id, run.state.value)
-            if take_over:
-                self._ownership.adopt(run.number)
-            elif not self._ownership.acquire(run.number):
+            if not take_over and self._ownership.is_held(run.number, run.epoch):
                 raise RunOwnedError(run_id, run.owner or "another process")
+            self._own(taken, run.number, run.epoch + 1, run_id, run.owner)
             crashed = 1 if run.state is StateType.RUNNING and run.owner else 0
-            db.execute(_SQL["claim_run"], (self.owner, time.time(), crashed, run.number))
+            db.execute(_SQL["claim_run"], (self.owner, self._clock(), crashed, run.number))
             return self._need_run(db, run_id)
 
-        run = self._commit(work)
+        run = self._commit_claim(work, taken)
         self._notify()
         return run
 
+    def _own(self, taken: list[tuple[int, int]], number: int, epoch: int, run_id: str, owner: str) -> None:
+        if (number, epoch) in taken:  # the work is done once more after an interruption
+            return
+        taken.append((number, epoch))
+        if not self._ownership.acquire(number, epoch):
+            taken.clear()
+            raise RunOwnedError(run_id, owner or "another process")
+
+    def _commit_claim(self, work: Callable[[apsw.Connection], T], taken: list[tuple[int, int]]) -> T:
+        try:
+            return self._commit(work)
+        except BaseException:
+            for number, epoch in taken:
+                self._ownership.release(number, epoch)
+            raise
+
     def release_run(self, run: Run) -> None:
-        self._commit(lambda db: db.execute(_SQL["release_run"], (run.number, run.epoch)))
-        self._ownership.release(run.number)
+        try:
+            self._commit(lambda db: db.execute(_SQL["release_run"], (run.number, run.epoch)))
+        finally:  # what cannot be written down is still let go of
+            self._ownership.release(run.number, run.epoch)
         self._notify()
 
     def set_state(
@@ -132,7 +168,7 @@ class SqliteJournal:
         durable: bool = True,
         release: bool = False,
     ) -> None:
-        ended = time.time() if state.is_final else None
+        ended = self._clock() if state.is_final else None
 
         def work(db: apsw.Connection) -> None:
             row = db.execute("SELECT state, epoch FROM run WHERE number = ?", (number,)).get
@@ -143,7 +179,7 @@ class SqliteJournal:
 
         self._commit(work, durable=durable)
         if release:
-            self._ownership.release(number)
+            self._ownership.release(number, epoch)
         self._notify()
 
     def add_origin(self, run_id: str, origin: Origin) -> None:
@@ -159,8 +195,8 @@ class SqliteJournal:
             run = self._need_run(db, run_id)
             if run.state.is_final:
                 raise RunFinishedError(run_id, run.state.value)
-            if not self._ownership.is_held(run.number):
-                db.execute(_SQL["cancel_unstarted"], (message, time.time(), run.number))
+            if not self._ownership.is_held(run.number, run.epoch):
+                db.execute(_SQL["cancel_unstarted"], (message, self._clock(), run.number))
             else:
                 db.execute(_SQL["request_cancel"], (message, run.number))
             return self._need_run(db, run_id)
@@ -193,7 +229,7 @@ class SqliteJournal:
     def due_runs(self, now: float) -> list[Run]:
         due: list[Run] = []
         for run in (run_from(row) for row in self._all(_SQL["live_runs"])):
-            if run.state is StateType.SCHEDULED or self._ownership.is_held(run.number):
+            if run.state is StateType.SCHEDULED or self._ownership.is_held(run.number, run.epoch):
                 continue
             waiting = run.state is StateType.PAUSED
             if not waiting or self._one(_SQL["run_is_awake"], (run.number, now)) is not None:
@@ -201,7 +237,8 @@ class SqliteJournal:
         return due
 
     def is_owned(self, run: Run) -> bool:
-        return self._ownership.is_held(run.number)
+        epoch = self._one(_SQL["run_epoch"], (run.number,))
+        return epoch is not None and self._ownership.is_held(run.number, epoch[0])
 
     # -- steps
     def append(
@@ -223,7 +260,7 @@ class SqliteJournal:
             if cache:
                 db.executemany(_SQL["put_cache"], cache)
             if consumed:
-                now = time.time()
+                now = self._clock()
                 db.executemany(_SQL["consume_wait"], [(now, wait_id) for wait_id in consumed])
 
         self._commit(work, durable=durable)
@@ -231,49 +268,22 @@ class SqliteJournal:
     def try_append(self, number: int, epoch: int, rows: Sequence[StepRow]) -> bool:
         if len(rows) == 1:
             return self._append_one(rows[0], epoch)
-        committer = self._committer
-        if not committer.lock.acquire(blocking=False):
-            return False
-        try:
-            if not committer.turnstile.try_enter():
-                return False
-            try:
-                return self._append_many(number, epoch, rows)
-            finally:
-                committer.turnstile.leave()
-        finally:
-            committer.lock.release()
 
-    def _append_many(self, number: int, epoch: int, rows: Sequence[StepRow]) -> bool:
-        db = self._committer.connection
-        try:
-            self._committer.set_level(full=False)
-            with db:
-                _check_epoch(db, number, epoch)
-                db.executemany(_APPEND, rows)
-        except apsw.Error as error:
-            raise unavailable(error) from error
+        def work(db: apsw.Connection) -> None:
+            _check_epoch(db, number, epoch)
+            db.executemany(_APPEND, rows)
+
+        if not self._committer.try_run(work):
+            return False
         self._count(len(rows))
         return True
 
     def _append_one(self, row: StepRow, epoch: int) -> bool:
-        committer = self._committer
-        if not committer.lock.acquire(blocking=False):
+        changed = self._committer.try_execute(_FENCED, (*row, epoch))
+        if changed < 0:
             return False
-        try:
-            if not committer.turnstile.try_enter():
-                return False
-            try:
-                committer.set_level(full=False)
-                committer.connection.execute(_FENCED, (*row, epoch))
-                if not committer.connection.changes():
-                    raise Fenced(_LOST)
-            except apsw.Error as error:
-                raise unavailable(error) from error
-            finally:
-                committer.turnstile.leave()
-        finally:
-            committer.lock.release()
+        if not changed:
+            raise Fenced(_LOST)
         self._pages += 1
         if self._pages >= Checkpointer.PAGES:
             self._count(0)
@@ -292,10 +302,10 @@ class SqliteJournal:
         def work(db: apsw.Connection) -> None:
             _check_epoch(db, number, epoch)
             if wait_id:
-                now = time.time()
+                now = self._clock()
                 found = db.execute(_SQL["wait_by_id"], (wait_id,)).get
                 rules.check_consumption(
-                    None if found is None else wait_from(found), wait_id, digest, now, again=again
+                    None if found is None else wait_from(found), wait_id, number, digest, now, again=again
                 )
                 db.execute(_SQL["consume_wait"], (now, wait_id))
             db.execute(_APPEND, row)
@@ -327,7 +337,7 @@ class SqliteJournal:
 
     def _take_event(self, db: apsw.Connection, wait_id: str, event_id: int, payload: bytes) -> None:
         decision = Decision(Verdict.ANSWERED, orjson.loads(payload), actor="event")
-        db.execute(_SQL["decide_wait"], (decision_bytes(decision), time.time(), "", wait_id))
+        db.execute(_SQL["decide_wait"], (decision_bytes(decision), self._clock(), "", wait_id))
         db.execute(_SQL["take_event"], (wait_id, event_id))
 
     def decide(self, wait_id: str, decision: Decision, *, now: float, allowed_digest: str = "") -> Wait:
@@ -376,6 +386,7 @@ class SqliteJournal:
             run = self._need_run(db, run_id)
             if run.state.is_final:
                 raise RunFinishedError(run_id, run.state.value)
+            orjson.loads(payload)
             db.execute(_SQL["insert_event"], (run.number, name, payload, now, None))
             event_id = db.last_insert_rowid()
             waiting = db.execute(_SQL["first_waiting_for_event"], (run.number, name)).get
@@ -422,6 +433,13 @@ class SqliteJournal:
             self._committer.connection.close()
             self._committer.turnstile.close()
             self._ownership.close()
+            self._committer.closed = "the journal is closed"
+
+    def leave_to_parent(self) -> None:
+        """Forbid its use in a forked process: SQLite's connections and locks belong to the process before the fork."""
+        self._committer.lock, self._read_lock = threading.Lock(), threading.Lock()
+        self._committer.closed = _FORKED
+        self._closed = True
 
     # -- inner
     def _commit(self, work: Callable[[apsw.Connection], T], *, durable: bool = False) -> T:
@@ -447,6 +465,7 @@ class SqliteJournal:
 
     def _all(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         with self._read_lock:
+            self._committer.check_open()
             return self._reader.execute(sql, values).fetchall()
 
     def _one(self, sql: str, values: Sequence[Any] = ()) -> Any:
@@ -454,20 +473,17 @@ class SqliteJournal:
         return rows[0] if rows else None
 
 
-def _connect(path: Path) -> apsw.Connection:
-    db = apsw.Connection(str(path))
-    db.set_busy_timeout(_BUSY_MS)
-    for pragma in (
-        "journal_mode=WAL",
-        "synchronous=NORMAL",
-        "wal_autocheckpoint=0",
-        "fullfsync=ON",
-        "foreign_keys=ON",
-    ):
-        db.execute(f"PRAGMA {pragma}").fetchall()
-    return db
-
-
 def _check_epoch(db: apsw.Connection, number: int, epoch: int) -> None:
     if db.execute(_SQL["run_epoch"], (number,)).get != epoch:
         raise Fenced(_LOST)
+
+
+_journals: WeakSet[SqliteJournal] = WeakSet()
+
+
+def _leave_to_parent() -> None:
+    for journal in tuple(_journals):
+        journal.leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)

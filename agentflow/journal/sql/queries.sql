@@ -60,7 +60,7 @@ UPDATE wait SET consumed = ? WHERE id = ? AND consumed IS NULL
 SELECT * FROM wait WHERE run = ? ORDER BY opened, id
 
 -- name: unread_waits
-SELECT * FROM wait WHERE run = ? AND consumed IS NULL AND decided IS NOT NULL
+SELECT * FROM wait WHERE run = ? AND consumed IS NULL AND decided IS NOT NULL ORDER BY opened, id
 
 -- name: open_waits
 SELECT * FROM wait WHERE decided IS NULL ORDER BY opened, id LIMIT ?
