@@ -275,7 +275,7 @@ class Records:
         """Reachable side effects that this life has not asked for."""
         if not any(scope.effects for scope in self.scopes.values()):
             return []
-        return [record for record in self.order if record.direct and not record.claimed]
+        return [record for record in self.order if record.effect and not record.claimed]
 
 
 def identity(hasher: Hasher, scope: bytes, place: Place) -> bytes:

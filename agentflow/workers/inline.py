@@ -138,8 +138,14 @@ class InlineWorker:
         life = waker_of(self.journal).life_of(run.number)
         if life is None:
             return []
-        bodies = [body for body in list(life.bodies) if body.parent is not None and not body.waits and not body.started]
-        return sorted(((body.policy.kind, body.policy.name, body.t0) for body in bodies), key=lambda item: item[2])
+        bodies = [
+            body
+            for body in list(life.bodies)
+            if body.parent is not None and not body.waits and not body.started
+        ]
+        return sorted(
+            ((body.policy.kind, body.policy.name, body.t0) for body in bodies), key=lambda item: item[2]
+        )
 
     # -- inner
     def _on_change(self) -> None:

@@ -1,0 +1,117 @@
+"""The app: routes, guard, lifespan. Built from a worker; starts nothing but what its lifespan runs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from types import MappingProxyType
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+from agentflow.errors import AgentflowError
+from agentflow.server import stream
+from agentflow.server.access import Access
+from agentflow.server.answers import on_agentflow_error, on_http_error
+from agentflow.server.api import approvals, flows, health, logs, runs, steps
+from agentflow.server.feeds import Hub
+from agentflow.server.guard import Guard
+from agentflow.server.mounting import MountedApp
+from agentflow.server.rendering import HERE
+from agentflow.server.site import Site
+from agentflow.server.ui import approvals as approval_pages
+from agentflow.server.ui import connect as connect_page
+from agentflow.server.ui import flows as flow_pages
+from agentflow.server.ui import login as login_page
+from agentflow.server.ui import runs as run_pages
+from agentflow.workers.inline import InlineWorker
+
+_NO_MOUNTS: Mapping[str, ASGIApp] = MappingProxyType({})
+
+
+def create_app(
+    worker: InlineWorker,
+    *,
+    mount: Mapping[str, ASGIApp] = _NO_MOUNTS,
+    allowed_hosts: Sequence[str],
+    token: str | None,
+) -> Starlette:
+    """The web app of a worker, which the caller starts and stops.
+
+    Args:
+        worker: Whose journal is shown and whose flows can be started.
+        mount: ASGI apps by path (``/mcp``); their lifespans are run with ours. Host and token are checked for them,
+            and origins of other machines are refused; the rest of the Origin check is theirs.
+        allowed_hosts: Names in the Host header that are answered to; ``0.0.0.0`` means any address.
+        token: What everybody has to show; None = nothing, for loopback only.
+    """
+    access = Access(worker.journal.key, token=token, allowed_hosts=allowed_hosts)
+    mounted = [MountedApp(path, app) for path, app in mount.items()]
+    hub = Hub(worker.journal, poll_interval=worker.options.settings.poll_interval)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncGenerator[None]:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(hub.watching())
+            for app in mounted:
+                await stack.enter_async_context(app.living())
+            yield
+
+    app = Starlette(
+        routes=[*mounted, *_api_routes(), *_page_routes()],
+        middleware=[Middleware(Guard, access=access, mounts=tuple(mount))],
+        exception_handlers={HTTPException: on_http_error, AgentflowError: on_agentflow_error},
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    app.state.site = Site(worker, access, hub, tuple(mount))
+    return app
+
+
+def _api_routes() -> list[BaseRoute]:
+    return [
+        Route("/health", health.show_health, methods=["GET"]),
+        Route("/api/flows", flows.list_flows, methods=["GET"]),
+        Route("/api/runs", runs.list_runs, methods=["GET"]),
+        Route("/api/runs", runs.start_run, methods=["POST"]),
+        Route("/api/runs/{id}", runs.show_run, methods=["GET"]),
+        Route("/api/runs/{id}/steps", steps.list_steps, methods=["GET"]),
+        Route("/api/runs/{id}/steps/{seq}", steps.show_step, methods=["GET"]),
+        Route("/api/runs/{id}/logs", logs.list_logs, methods=["GET"]),
+        Route("/api/runs/{id}/cancel", runs.cancel_run, methods=["POST"]),
+        Route("/api/runs/{id}/events", runs.send_event, methods=["POST"]),
+        Route("/api/approvals", approvals.list_approvals, methods=["GET"]),
+        Route("/api/approvals/{id}", approvals.show_approval, methods=["GET"]),
+        Route("/api/approvals/{id}/decide", approvals.decide_approval, methods=["POST"]),
+        Route("/api/events/stream", stream.stream, methods=["GET"]),
+    ]
+
+
+def _page_routes() -> list[BaseRoute]:
+    return [
+        Route("/", run_pages.list_page, methods=["GET"]),
+        Route("/runs/{id}", run_pages.show_page, methods=["GET"]),
+        Route("/runs/{id}/cancel", run_pages.cancel, methods=["POST"]),
+        Route("/flows", flow_pages.list_page, methods=["GET"]),
+        Route("/flows/{name}", flow_pages.start_page, methods=["GET"]),
+        Route("/flows/{name}", flow_pages.start, methods=["POST"]),
+        Route("/approvals", approval_pages.inbox_page, methods=["GET"]),
+        Route("/approvals/{id}", approval_pages.show_page, methods=["GET"]),
+        Route("/approvals/{id}", approval_pages.decide_page, methods=["POST"]),
+        Route("/connect", connect_page.show_page, methods=["GET"]),
+        Route("/login", login_page.show_page, methods=["GET"]),
+        Route("/login", login_page.login, methods=["POST"]),
+        Route("/logout", login_page.logout, methods=["POST"]),
+        Route("/favicon.ico", _favicon, methods=["GET"]),
+        Mount("/static", StaticFiles(directory=HERE / "static"), name="static"),
+    ]
+
+
+def _favicon(_: Request) -> Response:
+    return FileResponse(HERE / "static" / "favicon.svg", media_type="image/svg+xml")

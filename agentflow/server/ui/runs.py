@@ -1,0 +1,133 @@
+"""Pages of runs: the list, and one run with its timeline."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from agentflow.errors import RunFinishedError
+from agentflow.model.runs import Run
+from agentflow.model.steps import StepEvent
+from agentflow.model.waits import PERSON_KINDS
+from agentflow.server.api.runs import find_run, page_of, request_cancel, run_filter
+from agentflow.server.bodies import form_of
+from agentflow.server.feeds import RunFeed
+from agentflow.server.rendering import duration, render
+from agentflow.server.site import path_id, site_of
+from agentflow.server.stream import wait_line
+from agentflow.server.timeline import attempts_of, tokens_of
+from agentflow.views import run_view
+
+FIRST_ROWS = 30
+STATE_FILTERS = {
+    "": "All",
+    "RUNNING,PENDING,SCHEDULED,CANCELLING": "Running",
+    "PAUSED": "Waiting",
+    "COMPLETED": "Completed",
+    "FAILED,CRASHED": "Failed",
+    "CANCELLED": "Cancelled",
+}
+STEP_WORDS = {
+    StepEvent.STARTED: "running",
+    StepEvent.INTENT: "running",
+    StepEvent.ATTEMPT: "retrying",
+    StepEvent.NOT_DONE: "not done",
+    StepEvent.UNKNOWN: "in doubt",
+    StepEvent.COMPLETED: "completed",
+    StepEvent.CACHED: "cached",
+    StepEvent.FAILED: "failed",
+}
+
+
+def run_line(run: Run) -> dict[str, Any]:
+    """A run as a row of the list."""
+    end = time.time() if run.ended is None else run.ended
+    return run_view(run, full=False) | {
+        "duration": duration(None if run.started is None else max(0, end - run.started))
+    }
+
+
+def list_page(request: Request) -> Response:
+    """GET /?state=&flow=&before=."""
+    site = site_of(request)
+    wanted = run_filter(request)
+    runs, following = page_of(site.journal, wanted)
+    flows = sorted({*site.worker.flows, *(run.flow for run in runs), *([wanted.flow] if wanted.flow else [])})
+    state = request.query_params.get("state", "").upper()
+    context = {
+        "runs": [run_line(run) for run in runs],
+        "flows": flows,
+        "filters": [
+            {"label": label, "href": _address("/", state=value, flow=wanted.flow), "active": value == state}
+            for value, label in STATE_FILTERS.items()
+        ],
+        "state": state,
+        "flow": wanted.flow,
+        "newest": _address("/", state=state, flow=wanted.flow) if wanted.before else "",
+        "older": _address("/", state=state, flow=wanted.flow, before=following) if following else "",
+        "filtered": bool(state or wanted.flow or wanted.before),
+    }
+    return render(request, "runs.html", context)
+
+
+def _address(path: str, **query: object) -> str:
+    kept = {name: str(value) for name, value in query.items() if value}
+    return path + ("?" + urlencode(kept) if kept else "")
+
+
+def show_page(request: Request) -> Response:
+    """GET /runs/{id}."""
+    feed = site_of(request).hub.feed(path_id(request)).refresh()
+    return _page(request, feed)
+
+
+def _page(request: Request, feed: RunFeed, *, error: str = "", status: int = 200) -> Response:
+    run = feed.run
+    view = run_view(run)
+    context = {
+        "run": view,
+        "duration": run_line(run)["duration"],
+        "waits": [wait_line(wait, feed) | {"is_person": wait.kind in PERSON_KINDS} for wait in feed.waits],
+        "steps": [_step_line(feed, step) for step in feed.timeline.steps[:FIRST_ROWS]],
+        "total": len(feed.timeline.steps),
+        "is_final": run.state.is_final,
+        "lives": run.epoch,
+        "error": error,
+    }
+    return render(request, "run.html", context, status=status)
+
+
+def _step_line(feed: RunFeed, step: dict[str, Any]) -> dict[str, Any]:
+    depth, parent = 0, feed.timeline.seq_of(step["parent"])
+    while parent:
+        above = feed.timeline.step(parent)
+        parent = feed.timeline.seq_of(above["parent"]) if above else 0
+        depth += 1
+    ended = step["ended"]
+    return {
+        "seq": step["seq"],
+        "name": step["name"],
+        "kind": step["kind"],
+        "state": STEP_WORDS[step["event"]],
+        "effect": step["effect"],
+        "attempts": attempts_of(step),
+        "tokens": tokens_of(step),
+        "depth": min(depth, 8),
+        "duration": duration(None if ended is None else max(0.0, ended - step["started"])),
+    }
+
+
+def cancel(request: Request) -> Response:
+    """POST /runs/{id}/cancel."""
+    run_id = path_id(request)
+    site = site_of(request)
+    run = find_run(site.journal, run_id)
+    try:
+        request_cancel(request, run_id, form_of(request).get("reason", ""))
+    except RunFinishedError as error:
+        return _page(request, site.hub.feed(run.id).refresh(), error=str(error), status=409)
+    return RedirectResponse(f"/runs/{run_id}", 303)
