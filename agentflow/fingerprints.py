@@ -21,7 +21,10 @@ _projects: dict[tuple[str, int], str] = {}
 
 def fingerprint(fn: Callable[..., Any]) -> str:
     """The fingerprint of the code around a flow's function, hexadecimal."""
-    code = getattr(inspect.unwrap(fn), "__code__", None)
+    inner: Any = inspect.unwrap(fn)
+    while hasattr(inner, "func"):  # a bound method of a class, as a partial
+        inner = inspect.unwrap(inner.func)
+    code = getattr(inner, "__code__", None)
     file = code.co_filename if code is not None else ""
     found = _projects.get((file, len(sys.modules)))
     if found is None:

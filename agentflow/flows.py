@@ -30,7 +30,7 @@ from agentflow.payloads.codec import Codec
 from agentflow.payloads.digests import canonical
 from agentflow.settings import Settings
 from agentflow.signatures import Binder, adapter_schema
-from agentflow.tasks import RetryDelay, default_name, is_coroutine_function, is_generator
+from agentflow.tasks import RetryDelay, check_options, default_name, is_coroutine_function, is_generator
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
@@ -53,17 +53,15 @@ class Flow(Generic[P, R_co]):
         log_prints: bool = False,
         tags: Iterable[str] = (),
     ) -> None:
-        self._static = isinstance(fn, staticmethod)
-        if self._static:
+        self._wrapper: type[Any] | None = None
+        if isinstance(fn, (staticmethod, classmethod)):
+            self._wrapper = staticmethod if isinstance(fn, staticmethod) else classmethod
             fn = cast("Callable[P, R_co]", cast("Any", fn).__func__)
         if not callable(fn):
             message = f"@flow wants a function, not {fn!r}"
             raise DefinitionError(message)
-        if retries < 0 or (timeout_seconds is not None and timeout_seconds <= 0):
-            message = (
-                f"{name or default_name(fn)}: retries must not be negative, timeout_seconds must be positive"
-            )
-            raise DefinitionError(message)
+        delays = retry_delays(retry_delay_seconds, retries)
+        check_options(name or default_name(fn), retries, delays, timeout_seconds)
         self.fn = fn
         self.name = name or default_name(fn)
         self.version = version
@@ -80,7 +78,7 @@ class Flow(Generic[P, R_co]):
             name=self.name,
             kind=StepKind.FLOW,
             retries=retries,
-            retry_delays=retry_delays(retry_delay_seconds, retries),
+            retry_delays=delays,
             timeout_seconds=timeout_seconds,
             log_prints=log_prints,
             tags=self.tags,
@@ -262,7 +260,7 @@ class Flow(Generic[P, R_co]):
         """The same flow with other options (those of `flow`)."""
         given = {**self.options, **options}
         made: Flow[P, R_co] = type(self)(self.fn, **given)
-        made.options = given
+        made.options, made._wrapper = given, self._wrapper
         return made
 
     #: The options it was declared with.
@@ -273,11 +271,11 @@ class Flow(Generic[P, R_co]):
     @overload
     def __get__(self, instance: Any, owner: type[Any] | None = None) -> Flow[..., R_co]: ...
     def __get__(self, instance: Any, owner: type[Any] | None = None) -> Any:
-        del owner
-        if instance is None or self._static:
+        receiver = owner if self._wrapper is classmethod else instance
+        if receiver is None or self._wrapper is staticmethod:
             return self
         bound: Flow[..., Any] = Flow(
-            cast("Callable[..., Any]", functools.partial(self.fn, instance)),
+            cast("Callable[..., Any]", functools.partial(self.fn, receiver)),
             **cast("dict[str, Any]", {"name": self.name, "description": self.description, **self.options}),
         )
         bound.is_async = self.is_async

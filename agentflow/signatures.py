@@ -58,6 +58,15 @@ class Binder:
         bound.apply_defaults()
         return dict(bound.arguments)
 
+    def flat(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments by name as people give and see them: without the receiver, extra ones among the others."""
+        out: dict[str, Any] = {}
+        for item in self.parameters[self.skip :]:
+            if item.name in arguments:
+                value = arguments[item.name]
+                out |= value if item.kind is _KINDS.VAR_KEYWORD else {item.name: value}
+        return out
+
     def rebind(self, arguments: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Arguments by name to how the function is called with them."""
         args: list[Any] = []
@@ -176,6 +185,10 @@ class Binder:
         if definitions:
             out["$defs"] = definitions
         return out
+
+    def read_result(self, answer: Any) -> Any:
+        """A person's JSON as a result of the function. Raises ValueError where it does not fit the annotation."""
+        return answer if self.returns is None else self.returns.validate_python(answer)
 
     @cached_property
     def returns(self) -> TypeAdapter[Any] | None:

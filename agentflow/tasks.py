@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
+from agentflow.approvals.policies import policy_from
 from agentflow.engine import branches
 from agentflow.engine.caching import CachePolicy, choose_policy
 from agentflow.engine.context import CURRENT, Frame, current_frame
@@ -160,7 +161,9 @@ class Task(Generic[P, R_co]):
                 for column, constant in zip(columns, constants, strict=True)
             ]
             split = len(row) - len(names)
-            futures.append(submit_in(self, frame, row[:split], dict(zip(names, row[split:], strict=True)), gate))
+            futures.append(
+                submit_in(self, frame, row[:split], dict(zip(names, row[split:], strict=True)), gate)
+            )
         return futures
 
     def with_options(self, **options: Any) -> Task[P, R_co]:
@@ -307,40 +310,19 @@ def build_policy(
     aliases: Iterable[str] = (),
 ) -> StepPolicy:
     """The policy of a task. Raises `DefinitionError` for options that contradict each other."""
-    not_done = (not_done_on,) if isinstance(not_done_on, type) else tuple(not_done_on)
-    policy = choose_policy(cache_policy, cache_key_fn, expires=cache_expiration is not None)
-    delays = retry_delays(retry_delay_seconds, retries)
-    check_options(name, retries, delays, timeout_seconds, side_effect=side_effect, persist=persist_result)
-    if side_effect and retries and not idempotent and not not_done:
-        message = (
-            f"{name}: a side effect with retries needs idempotent=True, or not_done_on=(...) with the exceptions that "
-            "prove it did not happen; anything else could run it twice"
-        )
-        raise DefinitionError(message)
-    if side_effect and (policy is not None or refresh_cache):
-        message = f"{name}: a side effect cannot be cached; take the cache options away"
-        raise DefinitionError(message)
-    if not side_effect and (idempotent or not_done or approval is not None):
-        message = (
-            f"{name}: idempotent, not_done_on and approval are options of side effects; say side_effect=True"
-        )
-        raise DefinitionError(message)
-    if not persist_result and policy is not None:
-        message = f"{name}: persist_result=False records nothing, so nothing can be cached"
-        raise DefinitionError(message)
     result = StepPolicy(
         name=name,
         retries=retries,
-        retry_delays=delays,
+        retry_delays=retry_delays(retry_delay_seconds, retries),
         retry_jitter_factor=retry_jitter_factor,
         retry_condition=retry_condition_fn,
         timeout_seconds=timeout_seconds,
-        cache_policy=policy,
+        cache_policy=choose_policy(cache_policy, cache_key_fn, expires=cache_expiration is not None),
         cache_expiration=cache_expiration,
         refresh_cache=refresh_cache,
         side_effect=side_effect,
         idempotent=idempotent,
-        not_done_on=not_done,
+        not_done_on=(not_done_on,) if isinstance(not_done_on, type) else tuple(not_done_on),
         approval=approval,
         persist_result=persist_result,
         log_prints=log_prints,
@@ -351,11 +333,39 @@ def build_policy(
         description=inspect.getdoc(fn) or "",
         source=functools.cache(lambda: source_digest(fn)),
         identity=identity_of(fn),
-        read_answer=lambda answer: (
-            answer if binder.returns is None else binder.returns.validate_python(answer)
-        ),
+        read_answer=binder.read_result,
     )
+    check_policy(result)
     return replace(result, plain=result.is_plain())
+
+
+def check_policy(policy: StepPolicy) -> None:
+    """Raise `DefinitionError` for options that contradict each other."""
+    name, effect, cached = policy.name, policy.side_effect, policy.cache_policy is not None
+    check_options(
+        name,
+        policy.retries,
+        policy.retry_delays,
+        policy.timeout_seconds,
+        side_effect=effect,
+        persist=policy.persist_result,
+    )
+    policy_from(policy.approval)
+    problem = ""
+    if effect and policy.retries and not policy.idempotent and not policy.not_done_on:
+        problem = (
+            "a side effect with retries needs idempotent=True, or not_done_on=(...) with the exceptions that prove it "
+            "did not happen; anything else could run it twice"
+        )
+    elif effect and (cached or policy.refresh_cache):
+        problem = "a side effect cannot be cached; take the cache options away"
+    elif not effect and (policy.idempotent or policy.not_done_on or policy.approval is not None):
+        problem = "idempotent, not_done_on and approval are options of side effects; say side_effect=True"
+    elif not policy.persist_result and cached:
+        problem = "persist_result=False records nothing, so nothing can be cached"
+    if problem:
+        message = f"{name}: {problem}"
+        raise DefinitionError(message)
 
 
 def check_options(

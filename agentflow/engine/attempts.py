@@ -70,7 +70,9 @@ def _decoded(call: Call, found: CacheRow) -> tuple[Any] | None:
     try:
         return (call.run.codec.decode(found.value),)
     except CorruptRecord as error:
-        run_log(call.run, f"{call.policy.name}: the cached result is not used: {error}", step=call.policy.name)
+        run_log(
+            call.run, f"{call.policy.name}: the cached result is not used: {error}", step=call.policy.name
+        )
         return None
 
 

@@ -1,10 +1,10 @@
 """Order between concurrent branches: values reach their callers in journal order, in every life alike.
 
 Branches of a gather may append what they get to one list; a replay must fill that list in the same order. So results
-are handed out batch by batch, and the next batch only when the loop has settled: when all that the one before has set
-in motion has happened. On replay a record waits until it is the lowest that nobody has received; live results and effects
-wait until the records are used up. After a quiet spell the lowest outstanding record goes first, so that changed code
-cannot deadlock.
+are handed out batch by batch, and the next batch only when the loop has settled: when all that the one before has
+set in motion has happened. On replay a record waits until it is the lowest that nobody has received; live results and
+effects wait until the records are used up. After a quiet spell the lowest outstanding record goes first, so that
+changed code cannot deadlock.
 """
 
 from __future__ import annotations

@@ -183,7 +183,9 @@ async def _run_effect(call: Call, place: Place, permission: Permission, attempt:
             continue
         run.tally.executed += 1
         row = end_row(call, child, "completed", data, details, attempt=attempt)
-        _note(call, row)  # before the commit, which a cancellation of the caller interrupts, but does not undo
+        _note(
+            call, row
+        )  # before the commit, which a cancellation of the caller interrupts, but does not undo
         await rt.commit(run, [row], DURABLY)
         return value
 

@@ -5,6 +5,7 @@ done, not done, unknown. Unknown is final until a person says what happened; not
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,10 +15,10 @@ from pydantic_core import to_jsonable_python
 
 from agentflow.engine.records import Place, Record
 from agentflow.engine.waiting import wait_durably, wait_id
-from agentflow.errors import ApprovalDenied, DivergenceError, InDoubtError
+from agentflow.errors import ApprovalDenied, DivergenceError, InDoubtError, ParameterError
 from agentflow.model.runs import Origin
 from agentflow.model.steps import StepKind
-from agentflow.model.waits import Verdict, Wait, WaitKind, binding
+from agentflow.model.waits import Decision, Verdict, Wait, WaitKind, binding
 
 if TYPE_CHECKING:
     from agentflow.engine.active import ActiveRun
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from agentflow.engine.step import Call
 
 _HOLD_LOOKS = 20
+#: Ids of the questions about one effect: more intents than one effect ever has.
+_MOST_INTENTS = 1 << 32
 _HOLD_NAP = 0.005
 
 
@@ -97,9 +100,7 @@ def tell_edit(call: Call, details: dict[str, Any]) -> None:
     ):  # a tool call tells its model by itself
         for body in call.frame.enclosing():
             if body.policy.kind is StepKind.TOOL:
-                body.edits += (
-                    Edit(call.policy.name, shown_arguments(call), details["arguments"]),
-                )
+                body.edits += (Edit(call.policy.name, shown_arguments(call), details["arguments"]),)
                 return
 
 
@@ -254,20 +255,49 @@ async def permit(call: Call, place: Place, record: Record | None, rt: Runtime) -
     wanted = gate.ask(request) if gate is not None and not call.frame.in_effect else None
     if wanted is None:
         return free
-    signed = record is not None and record.event in ("not_done", "attempt", "intent", "unknown")
-    decided = await ask(
-        call, WaitKind.APPROVAL, place, wanted.question, rt, policy=wanted.policy, expires=wanted.expires
-    )
-    decision = decided.decision
-    if decision is None or decision.verdict is not Verdict.APPROVED:
-        call.answered += (decided.id,)
-        elapsed = decision is not None and decision.verdict is Verdict.ELAPSED
-        raise ApprovalDenied(
-            policy.name, "nobody decided in time" if elapsed else (decision.reason if decision else "")
+    again = record is not None and record.event in ("not_done", "attempt", "intent", "unknown")
+    question = wanted.question
+    for count in itertools.count():
+        decided = await ask(
+            call,
+            WaitKind.APPROVAL,
+            place,
+            question,
+            rt,
+            count=count,
+            policy=wanted.policy,
+            expires=wanted.expires,
         )
-    permission = replace(free, wait_id=decided.id, again=signed and decided.consumed is not None)
+        signed = replace(free, wait_id=decided.id, again=again and decided.consumed is not None)
+        try:
+            return _signed(call, signed, decided.decision)
+        except ApprovalDenied:
+            call.answered += (decided.id,)
+            raise
+        except (
+            ValueError
+        ) as refused:  # an edit that the function's own types do not take: ask again, and say so
+            call.answered += (decided.id,)
+            question = _asked_again(wanted.question, refused)
+    raise AssertionError  # count() does not end
+
+
+def _asked_again(question: dict[str, Any], refused: ValueError) -> dict[str, Any]:
+    return {**question, "message": f"{question['message']} (the answer before was refused: {refused})"}
+
+
+def _signed(call: Call, permission: Permission, decision: Decision | None) -> Permission:
+    """The permission that a decision gives; raises `ApprovalDenied`, and ValueError for an edit that does not fit."""
+    if decision is None or decision.verdict is not Verdict.APPROVED:
+        elapsed = decision is None or decision.verdict is Verdict.ELAPSED
+        reason = "nobody decided in time" if elapsed or decision is None else decision.reason
+        raise ApprovalDenied(call.policy.name, reason)
+    proposed = permission.executed
     if decision.answer is not None and decision.answer != proposed:
-        edited = edited_arguments(call, proposed, decision.answer)
+        try:
+            edited = edited_arguments(call, proposed, decision.answer)
+        except ParameterError as error:
+            raise ValueError(str(error)) from None
         permission.args, permission.kwargs = call.rebind(edited)
         permission.executed, permission.edited = json_arguments(call.flat(edited)), True
         permission.signed = decision.answer
@@ -296,18 +326,26 @@ async def resolve_doubt(call: Call, place: Place, record: Record, rt: Runtime) -
         "executed": details.get("arguments"),
         "evidence": details.get("error", "its process died before it ended"),
     }
-    decided = await ask(
-        call, WaitKind.IN_DOUBT, place, question, rt, count=record.intents - 1
-    )
-    decision = decided.decision
-    if decision is not None and decision.verdict is Verdict.HAPPENED:
+    decided, decision = None, None
+    for refusals in itertools.count():
+        count = record.intents - 1 + refusals * _MOST_INTENTS
+        decided = await ask(call, WaitKind.IN_DOUBT, place, question, rt, count=count)
+        decision = decided.decision
+        if decision is None or decision.verdict is not Verdict.HAPPENED:
+            break
         call.answered += (decided.id,)
         read = call.policy.read_answer
-        value = decision.answer if read is None else read(decision.answer)
+        try:
+            value = decision.answer if read is None else read(decision.answer)
+        except (
+            ValueError
+        ) as refused:  # the result does not fit the function's annotation: ask again, and say so
+            question = _asked_again(question, refused)
+            continue
         return Told(value, details.get("arguments"))
-    if decision is not None and decision.verdict is Verdict.RUN_AGAIN:
+    if decided is not None and decision is not None and decision.verdict is Verdict.RUN_AGAIN:
         return decided.id
-    call.answered += (decided.id,)
+    call.answered += () if decided is None else (decided.id,)
     message = f"{call.policy.name} was in doubt, and {decision.actor if decision else 'somebody'} said: fail"
     raise InDoubtError(message)
 

@@ -215,7 +215,16 @@ async def _retry(
     delay = policy.delay_before(attempt + 1, active.options.random())
     guilty = culprits(error, frame.scope)
     data, _ = encode_failure(active.codec, error)
-    call = Call(Frame(active, None, policy, frame.place, attempt), policy, ROOT, _nothing, (), {}, dict, lambda _: ((), {}))
+    call = Call(
+        Frame(active, None, policy, frame.place, attempt),
+        policy,
+        ROOT,
+        _nothing,
+        (),
+        {},
+        dict,
+        lambda _: ((), {}),
+    )
     row = end_row(
         call,
         frame,

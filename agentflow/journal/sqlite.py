@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -429,8 +429,9 @@ class SqliteJournal:
         self._closed = True
         self._checkpointer.close()
         with self._committer.lock, self._read_lock:
-            self._reader.close()
-            self._committer.connection.close()
+            for connection in (self._reader, self._committer.connection):
+                with suppress(apsw.Error):  # what could not be moved out of the log stays in it
+                    connection.close()
             self._committer.turnstile.close()
             self._ownership.close()
             self._committer.closed = "the journal is closed"

@@ -25,7 +25,7 @@ from typing import Any, cast
 
 from pydantic import BaseModel, SecretBytes, SecretStr
 
-_DEPTH_LIMIT = 10_000
+_DEPTH_LIMIT = 200
 _pack_float = struct.Struct(">d").pack
 _NAN = b"fnan;"
 
@@ -68,7 +68,7 @@ class Canonical:
             self._unordered(cast("AbstractSet[Any]", value))
         elif isinstance(value, enum.Enum):
             self._named(b"E", value)
-            self.parts.append(_text(value.name if hasattr(value, "_name_") else repr(value)))
+            self.parts.append(_text(value.name or repr(value)))
         elif isinstance(value, (SecretStr, SecretBytes)):
             self._named(b"S", value)
             self.add(value.get_secret_value())
@@ -102,10 +102,17 @@ class Canonical:
             self.add(value.func)
             self._sequence(b"[", list(value.args))
             self._mapping(value.keywords)
+        elif isinstance(value, types.FunctionType) and "<" in value.__qualname__:
+            self._local_function(value)
         elif isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
             self.parts.append(b"c" + _text(f"{value.__qualname__}"))
         else:
             self._by_type(value)
+
+    def _local_function(self, value: types.FunctionType) -> None:
+        """A lambda or inner function: its name does not say what it does, so it is no key across runs."""
+        self.opaque.append(value.__qualname__)
+        self.parts.append(b"c" + _text(value.__qualname__))
 
     def _by_type(self, value: object) -> None:
         self.opaque.append(type(value).__qualname__)

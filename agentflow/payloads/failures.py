@@ -7,27 +7,31 @@ what it would see on replay.
 from __future__ import annotations
 
 import traceback
+from types import FunctionType
 from typing import Any
 
 import orjson
 
-from agentflow.errors import CodecError, CorruptRecord, StepFailed
+from agentflow.errors import CorruptRecord, StepFailed
 from agentflow.payloads.codec import Codec
 from agentflow.payloads.shapes import class_name, exception_parts, find_class
 
 _TRACEBACK_LIMIT = 8_000
+_ERRNO_AND_TEXT = 2
 
 
 def encode_failure(codec: Codec, error: BaseException) -> tuple[bytes, BaseException]:
     """The bytes of `error`, and the exception that every life raises for it (itself where it can be rebuilt)."""
     record = _record(error)
     try:
-        record["args"] = error.args
+        record["args"] = _made_of(error)
         record["parts"] = dict(exception_parts(error))
         data = codec.encode(record)
         if _same(error, decode_failure(codec, data)):
             return data, error
-    except (CodecError, CorruptRecord):
+    except Exception:  # noqa: BLE001, S110 - the exception's own code runs here, and may raise anything
+        pass
+    except CorruptRecord:
         pass
     for name in ("args", "parts"):
         record.pop(name, None)
@@ -47,10 +51,21 @@ def decode_failure(codec: Codec, data: bytes) -> BaseException:
         message = f"{record['class']} was an exception when it was recorded and is none now"
         raise CorruptRecord(message)
     error = kind.__new__(kind, *record["args"])
-    error.args = tuple(record["args"])
+    if isinstance(kind.__init__, FunctionType):
+        error.args = tuple(record["args"])
+    else:  # a builtin's own: it fills in fields that only it can
+        kind.__init__(error, *record["args"])
     for name, item in record["parts"].items():
         setattr(error, name, item)
     return error
+
+
+def _made_of(error: BaseException) -> tuple[Any, ...]:
+    """What an exception was made of: its args, and for an OSError also the file names, which are not among them."""
+    if isinstance(error, OSError) and len(error.args) == _ERRNO_AND_TEXT:
+        names = (error.filename, None, error.filename2) if error.filename2 is not None else (error.filename,)
+        return error.args if error.filename is None else (*error.args, *names)
+    return error.args
 
 
 def describe_failure(data: bytes) -> dict[str, str]:
@@ -80,4 +95,4 @@ def _clean(text: str) -> str:
 
 
 def _same(first: BaseException, second: BaseException) -> bool:
-    return type(first) is type(second) and repr(first.args) == repr(second.args)
+    return type(first) is type(second) and repr(first.args) == repr(second.args) and str(first) == str(second)

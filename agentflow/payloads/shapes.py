@@ -249,7 +249,7 @@ SHAPES: list[Shape] = [
     ),
     Shape(
         "path",
-        lambda value: isinstance(value, PurePath),
+        lambda value: isinstance(value, (Path, type(PurePath()))),
         lambda value, _: {"$": "path", "v": str(value)},
         lambda data, _: Path(data["v"]),
     ),

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from agentflow.engine.active import ActiveRun, Options
 from agentflow.engine.flow_run import run_blocking
@@ -28,6 +28,17 @@ from agentflow.journal.protocol import Journal
 from agentflow.model.runs import Origin, Run
 from agentflow.model.states import StateType
 from agentflow.model.waits import PERSON_KINDS
+
+
+#: Seconds before the third life in a row that got nowhere, and at the most.
+_SHORTEST_REST, _LONGEST_REST = 0.5, 60.0
+
+
+class _Rest(NamedTuple):
+    """How many lives of a run in a row got nowhere, and until when it is left alone."""
+
+    lives: int = 0
+    until: float = 0.0
 
 
 class InlineWorker:
@@ -49,6 +60,7 @@ class InlineWorker:
         self._on_error = on_error
         self._threads: dict[str, threading.Thread] = {}
         self._active: dict[str, ActiveRun] = {}
+        self._rests: dict[str, _Rest] = {}
         self._lock = threading.Lock()
         self._changed = threading.Condition()
         self._wake = threading.Event()
@@ -167,7 +179,8 @@ class InlineWorker:
         started: list[str] = []
         for run in self.journal.due_runs(self.options.clock()):
             found = self.flows.get(run.flow)
-            if found is not None and not self._stopping and self._launch(found, run.id):
+            resting = self.options.clock() < self._rests.get(run.id, _Rest()).until
+            if found is not None and not self._stopping and not resting and self._launch(found, run.id):
                 started.append(run.id)
         return started
 
@@ -183,11 +196,13 @@ class InlineWorker:
         return True
 
     def _live(self, flow: Flow[..., Any], run_id: str) -> None:
+        moved = False
         try:
             active, arguments = flow.claim(run_id, journal=self.journal, options=self.options)
             with self._lock:
                 self._active[run_id] = active
-            run_blocking(active, flow.body(arguments))
+            outcome = run_blocking(active, flow.body(arguments))
+            moved = outcome.state.is_final or outcome.tally.executed > 0
         except (RunOwnedError, RunFinishedError):  # somebody else was faster
             pass
         except ParameterError as error:
@@ -198,7 +213,17 @@ class InlineWorker:
             with self._lock:
                 self._threads.pop(run_id, None)
                 self._active.pop(run_id, None)
+            self._rest(run_id, moved=moved)
             self._on_change()
+
+    def _rest(self, run_id: str, *, moved: bool) -> None:
+        """A run whose lives get nowhere (an answer to a question that nobody asks any more, a full disk) has to wait."""
+        if moved:
+            self._rests.pop(run_id, None)
+            return
+        lives = self._rests.get(run_id, _Rest()).lives + 1
+        pause = 0.0 if lives == 1 else min(_LONGEST_REST, _SHORTEST_REST * 2.0 ** (lives - 2))
+        self._rests[run_id] = _Rest(lives, self.options.clock() + pause)
 
     def interrupt(self) -> None:
         """Look at the journal now."""

@@ -1,0 +1,122 @@
+"""``agentflow serve`` and ``agentflow mcp``: flows kept ready for people, programs and chats; heavy imports inside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, Parameter
+
+from agentflow.cli import persons
+from agentflow.cli.output import COMPLETED, print_line, say
+from agentflow.errors import UsageError
+from agentflow.flows import default_options
+from agentflow.journal.opening import open_journal
+from agentflow.loading import load_flows
+from agentflow.mcp.install import install as install_server
+from agentflow.mcp.stdio import stdout_kept_clean
+from agentflow.settings import Settings
+from agentflow.workers.inline import InlineWorker
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+MCP_PATH = "/mcp"
+
+app = App(
+    name="mcp",
+    help="Serve flows as MCP tools on standard input and output, for a chat client that starts this command.",
+)
+
+
+def serve(
+    *files: str,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    token: Annotated[str | None, Parameter(env_var="AGENTFLOW_TOKEN")] = None,
+    allowed_host: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+) -> int:
+    """Serve flows: pages, REST API, MCP (/mcp) and a worker, in one process, until Ctrl-C.
+
+    Interrupted and waiting runs of these flows go on here. Without a file it only shows runs and takes decisions.
+
+    Args:
+        files: FILE.py or FILE.py:FLOW, as many as you like.
+        host: Where to listen; default: 127.0.0.1. Anything but this machine itself needs a token.
+        port: Default: AGENTFLOW_PORT, else 4300; 0 = any free one.
+        token: What clients must show (also AGENTFLOW_TOKEN in the environment).
+        allowed_host: Another name under which the server may be called; repeatable.
+    """
+    from agentflow.server.serving import serve as serve_app  # noqa: PLC0415 - loads the web server
+
+    worker = _worker(files)
+    chosen = Settings.from_environment().port if port is None else port
+
+    def mount(url: str) -> Mapping[str, ASGIApp]:
+        from agentflow.mcp.server import http_app  # noqa: PLC0415 - loads the MCP library
+
+        return {MCP_PATH: http_app(worker, base_url=url, path=MCP_PATH, allowed_hosts=allowed_host)}
+
+    def ready(url: str) -> None:
+        print_line(url)
+        say(f"MCP      {url}{MCP_PATH}")
+        say(f"flows    {', '.join(sorted(worker.flows)) or 'none'}")
+        say(f"journal  {worker.journal.url}")
+        say("Ctrl-C stops the server; its runs can be resumed.", style="dim")
+
+    serve_app(
+        worker,
+        host=host,
+        port=chosen,
+        mount=mount,
+        allowed_hosts=allowed_host,
+        token=token,
+        on_ready=ready,
+    )
+    return COMPLETED
+
+
+@app.default
+def mcp(*files: str, inbox: str = "") -> int:
+    """Serve flows as MCP tools on standard input and output.
+
+    Args:
+        files: FILE.py or FILE.py:FLOW, as many as you like.
+        inbox: Address of an `agentflow serve` on the same journal, for links to approvals.
+    """
+    if not files:
+        message = "name at least one file with flows: agentflow mcp FILE.py"
+        raise UsageError(message)
+    with stdout_kept_clean():
+        worker = _worker(files)
+    from agentflow.mcp.server import run_stdio  # noqa: PLC0415 - loads the MCP library
+
+    run_stdio(worker, base_url=inbox)
+    return COMPLETED
+
+
+@app.command
+def install(client: str, /, *files: str) -> int:
+    """Write the flows' MCP server into the configuration of a client: claude-code, claude-desktop, cursor or vscode.
+
+    Args:
+        client: The client.
+        files: FILE.py or FILE.py:FLOW, as many as you like.
+    """
+    with stdout_kept_clean():
+        load_flows(files)  # a server that cannot start is not worth installing
+    installed = install_server(client, files)
+    say(installed.text)
+    print_line(installed.line)
+    return COMPLETED
+
+
+def _worker(files: tuple[str, ...]) -> InlineWorker:
+    persons.mark_worker()
+    settings = Settings.from_environment()
+    return InlineWorker(
+        open_journal(settings),
+        load_flows(files),
+        options=default_options(settings.suspend_after),
+        on_error=say,
+    )
