@@ -1,0 +1,1 @@
+"""Tests of the command line: mostly the program itself, in processes of its own."""

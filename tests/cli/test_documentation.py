@@ -1,0 +1,142 @@
+"""What README and docs say of the command line is there, and their programs do what the text says."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cyclopts import App
+
+from agentflow.cli.main import build
+from agentflow.cli.persons import AGENT_VARIABLES, WORKER_VARIABLE
+from agentflow.testing.models import ModelRequest, Reply, ScriptedModelServer
+from tests.cli.conftest import Shell
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "quickstart.md", ROOT / "docs" / "cli.md"]
+HELP = {"help", "h", "version"}
+
+
+def commands(app: App, words: tuple[str, ...] = ("agentflow",)) -> Iterator[tuple[tuple[str, ...], App]]:
+    """Every command that can be called, with the words that call it."""
+    for name in app:
+        if name.startswith("-"):
+            continue
+        found = app[name]
+        whole = (*words, name)
+        if found.default_command is not None:
+            yield whole, found
+        yield from commands(found, whole)
+
+
+def options(command: App) -> set[str]:
+    """The long options of a command."""
+    arguments = command.assemble_argument_collection()
+    return {
+        name
+        for argument in arguments
+        for name in (*argument.names, *argument.negatives)
+        if name.startswith("--") and argument.parse
+    }
+
+
+def section(text: str, words: tuple[str, ...]) -> str:
+    """The part of docs/cli.md that is about a command."""
+    found = re.search(rf"^## agentflow {words[1]}$(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found is not None, f"docs/cli.md has no section on agentflow {words[1]}"
+    return found[1]
+
+
+def test_every_command_and_option_is_documented() -> None:
+    """docs/cli.md names every command, and in its section every option."""
+    text = (ROOT / "docs" / "cli.md").read_text()
+    found = list(commands(build()))
+    assert len(found) > 20
+    for words, command in found:
+        part = section(text, words)
+        assert len(words) == 2 or f"`{' '.join(words)}" in part, words
+        missing = {name for name in options(command) if not re.search(rf"{name}\b", part)}
+        assert missing == set(), words
+
+
+def test_documented_commands_exist() -> None:
+    """Every `agentflow ...` line of a console block can be parsed by the program."""
+    for page in PAGES:
+        for block in re.findall(r"```console\n(.*?)```", page.read_text(), re.DOTALL):
+            for line in re.findall(r"^\$ agentflow (.*)$", block, re.MULTILINE):
+                build().parse_args(shlex.split(line), exit_on_error=False, print_error=False)
+
+
+def test_agent_variables_are_documented() -> None:
+    """docs/cli.md lists the variables by which a worker's or a coding agent's shell is known."""
+    text = (ROOT / "docs" / "cli.md").read_text()
+    assert [name for name in (WORKER_VARIABLE, *AGENT_VARIABLES) if f"`{name}`" not in text] == []
+
+
+def program(shell: Shell, page: Path, name: str) -> Path:
+    """A program of a page, saved as the page says."""
+    found = re.search(rf"^```python file={name}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    assert found is not None, name
+    path = shell.folder / name
+    path.write_text(found[1])
+    return path
+
+
+def test_every_program_has_a_name() -> None:
+    """Every Python block of these pages is a program that a test here runs."""
+    named = {
+        (page.name, name)
+        for page in PAGES
+        for name in re.findall(r"^```python ?(.*)$", page.read_text(), re.MULTILINE)
+    }
+    programs = ["shop", "slow", "summary", "waits"]
+    assert named == {("README.md", "file=shop.py"), ("README.md", "file=summary.py")} | {
+        ("quickstart.md", f"file={name}.py") for name in programs
+    }
+
+
+@pytest.mark.parametrize("page", PAGES[:2], ids=lambda page: page.name)
+def test_shop(shell: Shell, page: Path) -> None:
+    """The first example waits for a signature with exit code 3, and goes on when it has it."""
+    shop = program(shell, page, "shop.py")
+    waiting = shell("run", shop, "-p", "order_id=A-17", "--json")
+    assert waiting.code == 3
+    wait = waiting.json()["waiting_for"][0]["id"]
+    done = shell("approvals", "edit", wait, "--arg", "amount=7", "--resume", "--json").json()
+    assert (done["result"], done["reused"]) == ("refunded 7 for A-17", 1)
+
+
+def test_total(shell: Shell) -> None:
+    """The second program of the quickstart, with fewer parts."""
+    assert shell("run", program(shell, PAGES[1], "slow.py"), "-p", "parts=3").out == "5\n"
+
+
+@pytest.mark.parametrize("page", PAGES[:2], ids=lambda page: page.name)
+def test_summary(shell: Shell, page: Path) -> None:
+    """The model is asked once, in a step of the model's kind."""
+
+    def script(request: ModelRequest) -> Reply:
+        return Reply(f"In short: {request.prompt.rpartition(': ')[2]}")
+
+    path = program(shell, page, "summary.py")
+    with ScriptedModelServer(script) as server:
+        keys = {"OPENAI_BASE_URL": server.openai_url, "OPENAI_API_KEY": "none"}
+        done = shell("run", path, "-p", "text=much", "--json", **keys).json()
+        assert (done["result"], done["steps"], len(server.requests)) == ("In short: much", 1, 1)
+    assert shell.look("runs", "show", done["run_id"], "--json").json()["steps"][0]["kind"] == "model"
+
+
+def test_waits(shell: Shell) -> None:
+    """A person's answer, an event and a timer, each in a command of its own."""
+    path = program(shell, PAGES[1], "waits.py")
+    asked = shell("run", path, "-p", "order_id=A-17", "--json").json()
+    wait = asked["waiting_for"][0]["id"]
+    answered = shell("approvals", "answer", wait, '{"town": "Bern"}', "--resume")
+    assert answered.code == 4
+    assert shell.look("events", "send", asked["run_id"], "packed").code == 0
+    codes: list[int] = []
+    while (done := shell("runs", "resume", asked["run_id"])).code == 4:
+        codes.append(done.code)
+    assert (done.code, done.out) == (0, "A-17 to Bern\n")
+    assert len(codes) < 5

@@ -1,0 +1,161 @@
+"""`agentflow run` and `runs resume`: results, exit codes, interruption, recovery."""
+
+import signal
+
+import pytest
+
+from tests.cli.conftest import FLOWS, Ended, Shell, ended
+
+PRINTED = {"run_id", "state", "result", "error", "steps", "reused", "waiting_for", "elapsed_s"}
+
+
+def test_result_goes_to_stdout_and_progress_to_stderr(shell: Shell) -> None:
+    """Without --json, stdout holds what the flow prints and its result; stderr tells people of the steps."""
+    done = shell("run", f"{FLOWS}:doubled", "-p", "numbers=[1, 2]")
+    assert done.code == 0
+    assert done.out == "printed by the flow\n6\n"
+    assert "double" in done.err
+    assert "COMPLETED" in done.err
+
+
+def test_json_prints_one_object(shell: Shell) -> None:
+    """With --json, stdout holds one object and nothing that the flow prints."""
+    to = '{"numbers": [1], "to": {"town": "Bern"}}'
+    done = shell("run", f"{FLOWS}:doubled", "--params", to, "-p", "numbers=4", "-p", "numbers=5", "--json")
+    found = done.json()
+    assert done.code == 0
+    assert set(found) == PRINTED
+    assert (found["state"], found["result"], found["steps"], found["reused"]) == ("COMPLETED", 18, 2, 0)
+    assert (found["error"], found["waiting_for"]) == (None, [])
+    assert found["elapsed_s"] >= 0
+    assert "printed by the flow" in done.err
+
+
+def test_failure_of_the_flow_is_exit_code_1(shell: Shell) -> None:
+    """A flow's own exception ends with 1: type and text at once, the traceback on demand."""
+    done = shell("run", f"{FLOWS}:broken", "--json")
+    found = done.json()
+    assert done.code == 1
+    assert (found["state"], found["error"]) == ("FAILED", {"type": "ValueError", "text": "no\nway"})
+    assert "Traceback (" not in done.err
+    shown = shell.look("runs", "show", found["run_id"][-8:])
+    assert "Traceback (most recent call last)" in shown.out
+    assert "ValueError: no\nway" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "kind"),
+    [
+        ("payment", 3, "approval"),
+        ("careful", 3, "input"),
+        ("waits_for_event", 4, "event"),
+        ("waits_for_long", 4, "timer"),
+    ],
+)
+def test_waiting_run_leaves_the_process(shell: Shell, name: str, code: int, kind: str) -> None:
+    """A run that waits for a person ends with 3, for an event or a timer with 4, and says for what."""
+    done = shell("run", f"{FLOWS}:{name}", "--json")
+    found = done.json()
+    assert (done.code, found["state"]) == (code, "PAUSED")
+    [waiting] = found["waiting_for"]
+    assert waiting["kind"] == kind
+    assert waiting["id"].startswith(f"{kind}-")
+    assert waiting["url"].endswith(f"/approvals/{waiting['id']}")
+    assert f"agentflow runs resume {found['run_id']}" in done.err
+
+
+def test_event_lets_a_run_go_on(shell: Shell) -> None:
+    """An event sent from another process is what the resumed run gets; before it, resuming waits again."""
+    run = shell("run", f"{FLOWS}:waits_for_event", "--json").json()["run_id"]
+    assert shell("runs", "resume", run).code == 4
+    sent = shell.look("events", "send", run[-6:], "word", "--payload", '"hello"', "--json")
+    assert sent.json() == {"run_id": run, "name": "word", "taken": True, "owned": False}
+    assert shell("runs", "resume", run[-6:]).out == "hello\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("name", ["held", "held_async"])
+def test_interrupted_run_is_resumable(shell: Shell, name: str, number: signal.Signals) -> None:
+    """Ctrl-C and SIGTERM end with 130 and leave a run that resumes where it was."""
+    process = shell.start("run", f"{FLOWS}:{name}", "--json")
+    shell.until_world("hold 2", process)
+    process.send_signal(number)
+    done = ended(process)
+    assert (done.code, done.json()["state"]) == (130, "RUNNING")
+    shell.open_the_gate()
+    resumed = shell("runs", "resume", done.json()["run_id"], "--json").json()
+    assert resumed["state"] == "COMPLETED"
+    assert resumed["reused"] == shell.world.count("double 1") == (name == "held")
+
+
+def killed(shell: Shell) -> None:
+    """A run whose process was killed half-way."""
+    process = shell.start("run", f"{FLOWS}:held")
+    shell.until_world("hold 2", process)
+    process.kill()
+    ended(process)
+
+
+def test_run_first_recovers_its_own_kind(shell: Shell) -> None:
+    """`run` finishes an interrupted run of the same entry point, and says so; other entry points are left alone."""
+    killed(shell)
+    shell.open_the_gate()
+    other = shell("run", f"{FLOWS}:doubled", "-p", "numbers=[]")
+    assert "recover" not in other.err
+    done = shell("run", f"{FLOWS}:held", "--json")
+    assert done.json()["result"] == 4
+    assert "recovering run" in done.err
+    assert "COMPLETED, 1 steps reused" in done.err
+    runs = shell.look("runs", "ls", "--flow", "held", "--json").json()
+    assert [run["state"] for run in runs] == ["COMPLETED", "COMPLETED"]
+    assert shell.world.count("double 1") == 2
+
+
+def test_recovery_can_be_declined(shell: Shell) -> None:
+    """With --no-recover an interrupted run stays as it is."""
+    killed(shell)
+    shell.open_the_gate()
+    assert "recover" not in shell("run", f"{FLOWS}:held", "--no-recover").err
+    states = {run["state"] for run in shell.look("runs", "ls", "--json").json()}
+    assert states == {"COMPLETED", "RUNNING"}
+
+
+def test_owned_run_is_not_resumed_twice(shell: Shell) -> None:
+    """Who tries to resume a run that a live process owns ends with 2 and is told who; --take-over takes it."""
+    process = shell.start("run", f"{FLOWS}:held", "--json")
+    shell.until_world("hold 2", process)
+    [run] = shell.look("runs", "ls", "--json").json()
+    lost = shell("runs", "resume", run["run_id"])
+    assert lost.code == 2
+    assert f":{process.pid}, which is alive" in one_line(lost)
+    taker = shell.start("runs", "resume", run["run_id"], "--take-over", "--json")
+    shell.until_world("hold 2", taker, times=2)
+    shell.open_the_gate()
+    assert ended(taker).json()["result"] == 4
+    fenced = ended(process)
+    assert fenced.code == 2
+    assert "another process has taken this run over" in fenced.err.splitlines()[-1]
+
+
+def test_resume_goes_to_the_recorded_folder(shell: Shell) -> None:
+    """A run is resumed from anywhere: its file is found, and relative paths mean what they meant."""
+    (shell.folder / "here.py").write_text(
+        "from pathlib import Path\n"
+        "from agentflow import flow, request_input\n"
+        "@flow\n"
+        "def where() -> str:\n"
+        "    return request_input('word?').result() + str(Path.cwd())\n"
+    )
+    waiting = shell("run", "here.py", "--json").json()
+    elsewhere = Shell(shell.folder / "other", shell.environment)
+    elsewhere.folder.mkdir()
+    done = elsewhere("approvals", "answer", waiting["waiting_for"][0]["id"], "at ", "--resume")
+    assert (done.code, done.out) == (0, f"at {shell.folder}\n")
+
+
+def one_line(done: Ended) -> str:
+    """The one line that a refused command writes."""
+    [line] = done.err.splitlines()
+    assert line.startswith("agentflow: ")
+    assert done.out == ""
+    return line
