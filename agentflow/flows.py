@@ -275,7 +275,7 @@ class Flow(Generic[P, R_co]):
         if receiver is None or self._wrapper is staticmethod:
             return self
         bound: Flow[..., Any] = Flow(
-            cast("Callable[..., Any]", functools.partial(self.fn, receiver)),
+            cast("Callable[..., Any]", functools.partial(cast("Any", self.fn), receiver)),
             **cast("dict[str, Any]", {"name": self.name, "description": self.description, **self.options}),
         )
         bound.is_async = self.is_async

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import CancelledError as ConcurrentCancelled
 from concurrent.futures import Future
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -44,10 +44,8 @@ class TaskFuture(Generic[R_co]):
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until it has ended, at most `timeout` seconds; True if it has."""
-        try:
+        with suppress(BaseException):  # its outcome is read elsewhere
             self._block(timeout)
-        except BaseException:  # noqa: S110 - its outcome is read elsewhere
-            pass
         return self.inner.done()
 
     def result(self, timeout: float | None = None, *, raise_on_failure: bool = True) -> R_co:

@@ -197,7 +197,11 @@ class Records:
                 openers.append(record)
             if row[2] == "model" and row[1] in ("completed", "cached"):
                 self.spoke = True
-        root = scopes.get(ROOT)
+        self._find_owners(openers)
+
+    def _find_owners(self, openers: list[Record]) -> None:
+        """Say of each scope which attempt of which step it is; `openers` have scopes of their own."""
+        root = self.scopes.get(ROOT)
         if root is not None:
             self.root = root.index.pop((ROOT, ROOT, 0), None)
         if self.root is not None:

@@ -162,21 +162,20 @@ async def execute(call: Call, rt: Runtime) -> Any:
         if not policy.plain:
             return await _full(call, place, rt)
         record = None if run.records is None else find(call, place)
-        if record is not None:
-            if record.end:
-                return await replay(call, record, rt)
-            place = record.place
-        child = body_frame(call, place, record)
+        if record is not None and record.end:
+            return await replay(call, record, rt)
+        child = body_frame(call, place if record is None else record.place, record)
         try:
             data, value = run.codec.round_trip(await run_body(call, child, rt))
         except Exception as error:
             run.check(frame)
             raise (await record_error(call, child, error, rt)) from error.__cause__
         await record_value(call, child, data, value, rt)
-        return value
     except Unwinding as error:
         note_unwinding(run, error)
         raise
+    else:
+        return value
     finally:
         if call.own:
             rt.leave(run)

@@ -182,7 +182,7 @@ class Waker:
             try:
                 self._look(runs)
             except (Exception, Unwinding):  # one run was taken over, the disk is full: others still wait
-                continue
+                self._version = -1  # so that the next look sees everything anew
 
     def _patience(self, runs: dict[ActiveRun, _Quiet]) -> float | None:
         waits = [

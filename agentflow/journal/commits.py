@@ -147,8 +147,8 @@ class Committer:
     def _commit(self, batch: list[_Ticket]) -> None:
         """Do all of `batch` in one transaction.
 
-        Where this thread is interrupted before the commit, the others' tickets stay undone: each, in its turn, finds that
-        out and leads for itself.
+        Where this thread is interrupted before the commit, the others' tickets stay undone: each, in its turn, finds
+        that out and leads for itself.
         """
         self.check_open()
         self.turnstile.enter()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import apsw
 
 from agentflow.errors import JournalOpenError
@@ -52,9 +54,8 @@ def migrate(connection: apsw.Connection, where: str) -> None:
 
 def _applied(connection: apsw.Connection) -> dict[int, str]:
     """The checksums of the migrations that the database has seen."""
-    return {
-        number: checksum for number, checksum in connection.execute("SELECT number, checksum FROM migration")
-    }
+    rows: list[Any] = connection.execute("SELECT number, checksum FROM migration").fetchall()
+    return dict(rows)
 
 
 def _check_owner(connection: apsw.Connection, where: str) -> None:

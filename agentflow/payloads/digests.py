@@ -77,8 +77,7 @@ class Canonical:
             self._mapping(value.__dict__)
             self._mapping(value.__pydantic_extra__ or {})
             self._mapping(value.__pydantic_private__ or {})
-        elif is_dataclass_value(value):
-            given = cast("Any", value)
+        elif is_dataclass_value(given := cast("Any", value)):
             self._named(b"D", given)
             self._mapping({item.name: getattr(given, item.name, None) for item in dataclasses.fields(given)})
         elif isinstance(value, tuple):

@@ -12,7 +12,7 @@ import zoneinfo
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from fractions import Fraction
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any, cast
 
 from pydantic import BaseModel, SecretBytes, SecretStr
@@ -228,6 +228,23 @@ def exception_parts(value: BaseException) -> Mapping[str, Any]:
     return {name: item for name, item in vars(value).items() if not name.startswith("__")}
 
 
+_PATHS: dict[str, type[PurePath]] = {
+    "": type(Path()),
+    "posix": PurePosixPath,
+    "windows": PureWindowsPath,
+}
+
+
+def _path_lower(value: Any, _: Part) -> dict[str, Any]:
+    out = {"$": "path", "v": str(value)}
+    kind = next(name for name, kind in _PATHS.items() if type(value) is kind)
+    return out | {"kind": kind} if kind else out
+
+
+def _path_raise(data: dict[str, Any], _: Part) -> Any:
+    return _PATHS[data.get("kind", "")](data["v"])
+
+
 SHAPES: list[Shape] = [
     _sequence("tuple", tuple),
     _set("set", set),
@@ -247,12 +264,7 @@ SHAPES: list[Shape] = [
         _delta,
         lambda data, _: dt.timedelta(*data["v"]),
     ),
-    Shape(
-        "path",
-        lambda value: isinstance(value, (Path, type(PurePath()))),
-        lambda value, _: {"$": "path", "v": str(value)},
-        lambda data, _: Path(data["v"]),
-    ),
+    Shape("path", lambda value: type(value) in _PATHS.values(), _path_lower, _path_raise),
     Shape("secret", lambda value: isinstance(value, (SecretStr, SecretBytes)), _secret_lower, _secret_raise),
     Shape("enum", lambda value: isinstance(value, enum.Enum), _enum_lower, _enum_raise),
     Shape(

@@ -29,7 +29,6 @@ from agentflow.model.runs import Origin, Run
 from agentflow.model.states import StateType
 from agentflow.model.waits import PERSON_KINDS
 
-
 #: Seconds before the third life in a row that got nowhere, and at the most.
 _SHORTEST_REST, _LONGEST_REST = 0.5, 60.0
 
@@ -217,7 +216,7 @@ class InlineWorker:
             self._on_change()
 
     def _rest(self, run_id: str, *, moved: bool) -> None:
-        """A run whose lives get nowhere (an answer to a question that nobody asks any more, a full disk) has to wait."""
+        """A run whose lives get nowhere (an answer that nobody asks for any more, a full disk) has to wait."""
         if moved:
             self._rests.pop(run_id, None)
             return
