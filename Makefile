@@ -20,7 +20,7 @@ NODE := .bootstrap/node/node_modules/.bin
 .PHONY: check lint contracts types format constraints package clean .venv
 
 demo: $(VENV)/.ready-to-run
-	$(BIN)/agentflow demo $(DEMO_ARGS)
+	@$(BIN)/agentflow demo $(DEMO_ARGS)
 
 test: $(VENV)/.ready-to-develop
 	$(PYTEST) -n $(WORKERS)
