@@ -91,10 +91,12 @@ async def _permission(call: Call, place: Place, record: Record | None, rt: Runti
             return verdict
         proposed = shown_arguments(call)
         permission = Permission(tuple(call.args), call.kwargs, proposed, verdict)
-        executed = record.details().get("arguments")
-        if executed is not None and executed != proposed:
-            permission.args, permission.kwargs = call.rebind(edited_arguments(call, proposed, executed))
-            permission.executed, permission.edited = executed, True
+        details = record.details()
+        permission.executed = details.get("arguments", proposed)
+        if details.get("edited"):
+            edited = edited_arguments(call, proposed, permission.executed)
+            permission.args, permission.kwargs = call.rebind(edited)
+            permission.edited = True
         return permission
     return await permit(call, place, record, rt)
 

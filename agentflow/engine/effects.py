@@ -268,7 +268,10 @@ async def permit(call: Call, place: Place, record: Record | None, rt: Runtime) -
             policy=wanted.policy,
             expires=wanted.expires,
         )
-        signed = replace(free, wait_id=decided.id, again=again and decided.consumed is not None)
+        # as it was shown: a set has another order in another process, and the signature is for what was shown
+        shown = decided.question.get("arguments", proposed)
+        used = again and decided.consumed is not None
+        signed = replace(free, executed=shown, wait_id=decided.id, again=used)
         try:
             return _signed(call, signed, decided.decision)
         except ApprovalDenied:

@@ -68,9 +68,9 @@ class Bench:
         connection.execute(_DDL)
         return connection
 
-    def floor(self, count: int) -> float:
+    def floor(self, count: int, *, full: bool = False) -> float:
         """Seconds for `count` steps as one could record them with nothing but apsw: one row, one commit each."""
-        connection = self.connect()
+        connection = self.connect(full=full)
         execute, run = connection.execute, b"r" * 16
         begin = time.perf_counter()
         for index in range(count):

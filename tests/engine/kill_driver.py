@@ -72,9 +72,10 @@ def ran(branch: int, number: int) -> None:
 
 @task
 async def step(branch: int, number: int, value: int) -> int:
-    """One step of a branch, which takes up to two milliseconds."""
+    """One step of a branch, which takes a random number of turns of the loop."""
     ran(branch, number)
-    await asyncio.sleep(WORLD["rng"].random() * 0.002)
+    for _ in range(WORLD["rng"].randrange(150)):
+        await asyncio.sleep(0)
     return value * 3 + branch + number
 
 

@@ -1,0 +1,175 @@
+"""Parameters of flows: validated and coerced by their annotations, described as JSON schema, refused before any run."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import date
+from decimal import Decimal
+from typing import Annotated, Any, Literal, cast
+
+import pytest
+from pydantic import BaseModel, Field
+
+from agentflow import flow
+from agentflow.errors import ParameterError
+from agentflow.journal.protocol import RunFilter
+from tests.fundamentals.lives import always, memory, start, value_of
+
+
+class Item(BaseModel):
+    name: str
+    price: Decimal = Decimal(1)
+
+
+@flow
+def typed(
+    count: int,
+    item: Item = cast("Item", {"name": "default"}),  # noqa: B008 - a dict, to be coerced
+    *,
+    mode: Literal["fast", "slow"] = "fast",
+    day: date | None = None,
+    small: Annotated[int, Field(le=10)] = 1,
+) -> list[Any]:
+    """Something with parameters."""
+    return [count, item, mode, day, small]
+
+
+def test_arguments_are_coerced_by_their_annotations() -> None:
+    """Text to int and date, a dict to a model; a default as well."""
+    assert value_of(typed, "1", {"name": "x", "price": "2.50"}, day="2026-01-02") == [
+        1,
+        Item(name="x", price=Decimal("2.50")),
+        "fast",
+        date(2026, 1, 2),
+        1,
+    ]
+    assert value_of(typed, 1)[1] == Item(name="default")
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "words"),
+    [
+        pytest.param(("x",), {}, ["typed: count", "valid integer", "'x'"], id="wrong type"),
+        pytest.param((1,), {"mode": "medium"}, ["typed: mode", "'fast' or 'slow'"], id="not one of"),
+        pytest.param((1, {"price": 1}), {}, ["item.name", "required"], id="inside of a model"),
+        pytest.param((1,), {"small": 11}, ["small", "less than or equal to 10"], id="constraint"),
+        pytest.param(("x",), {"small": 11}, ["count", "small"], id="all faults at once"),
+        pytest.param((), {}, ["missing a required argument: 'count'"], id="missing"),
+        pytest.param((1, 2, 3), {}, ["too many positional"], id="too many"),
+        pytest.param((1,), {"other": 2}, ["unexpected keyword argument 'other'"], id="unknown"),
+    ],
+)
+def test_a_misfit_is_refused_before_any_run_exists(
+    args: Any, kwargs: Any, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`ParameterError` names each fault: where, what, and what came instead."""
+    journal = memory()
+    monkeypatch.setattr("agentflow.flows.open_journal", always(journal))
+    with pytest.raises(ParameterError) as caught:
+        typed(*args, **kwargs)
+    assert [word for word in words if word not in str(caught.value)] == []
+    assert journal.list_runs(RunFilter()) == []
+
+
+def test_an_async_flow_refuses_when_it_is_called() -> None:
+    """Not only when it is awaited."""
+
+    @flow
+    async def asynchronous(x: int) -> int:
+        await asyncio.sleep(0)
+        return x
+
+    with pytest.raises(ParameterError):
+        cast("Any", asynchronous)("x")
+
+
+def test_validation_can_be_switched_off() -> None:
+    """Then arguments arrive as they were given."""
+
+    @flow(validate_parameters=False)
+    def loose(x: int) -> Any:
+        return x
+
+    journal = memory()
+    assert loose.run(loose.binder.arguments(("1",), {}), journal=journal).value == "1"
+
+
+def test_a_model_keeps_its_identity_and_a_list_is_a_copy() -> None:
+    """As pydantic does it."""
+    item, numbers = Item(name="x"), [1]
+    seen: list[Any] = []
+
+    @flow
+    def look(one: Item, many: list[int]) -> None:
+        seen.extend([one, many])
+
+    start(look, item, numbers)
+    assert seen[0] is item
+    assert seen[1] == numbers
+    assert seen[1] is not numbers
+
+
+def test_the_schema_comes_from_the_signature() -> None:
+    """Types, defaults, constraints and models as JSON schema 2020-12, closed to unknown names."""
+    schema = typed.parameters_schema
+    assert schema["required"] == ["count"]
+    assert schema["additionalProperties"] is False
+    assert schema["properties"]["count"]["type"] == "integer"
+    assert schema["properties"]["mode"]["enum"] == ["fast", "slow"]
+    assert schema["properties"]["mode"]["default"] == "fast"
+    assert schema["properties"]["small"]["maximum"] == 10
+    assert schema["properties"]["item"]["required"] == ["name"]
+
+
+def test_extra_arguments_are_described_and_gathered() -> None:
+    """`**kwargs` opens the schema; by name, extras find their way."""
+
+    @flow
+    def open_ended(x: int, **extra: int) -> Any:
+        return extra
+
+    assert open_ended.parameters_schema["additionalProperties"] == {"type": "integer"}
+    arguments = open_ended.binder.validate_named({"x": "1", "other": "2"})
+    assert open_ended.run(arguments, journal=memory()).value == {"other": 2}
+    with pytest.raises(ParameterError, match="other"):
+        open_ended.binder.validate_named({"x": 1, "other": "two"})
+
+
+def test_arguments_by_name_are_checked_by_name() -> None:
+    """From a command line or a model: unknown and missing names are said."""
+    with pytest.raises(ParameterError, match="no parameter 'what'; it has: count"):
+        typed.binder.validate_named({"what": 1})
+    with pytest.raises(ParameterError, match="needs the parameter 'count'"):
+        typed.binder.validate_named({})
+
+
+def test_the_schema_of_a_method_leaves_its_receiver_out() -> None:
+    """`self` and `cls` are nobody's argument."""
+
+    class Shop:
+        @flow
+        def sell(self, amount: int) -> int:
+            return amount
+
+        @flow
+        @classmethod
+        def open(cls, day: int) -> int:
+            return day
+
+    assert list(Shop().sell.parameters_schema["properties"]) == ["amount"]
+    assert list(Shop.open.parameters_schema["properties"]) == ["day"]
+
+
+def test_the_result_has_a_schema_where_the_annotation_says_enough() -> None:
+    """An unannotated result is anything."""
+
+    @flow
+    def annotated() -> Item:
+        return Item(name="x")
+
+    @flow
+    def bare() -> Any:
+        return 1
+
+    assert annotated.result_schema["title"] == "Item"
+    assert bare.result_schema == {}
