@@ -19,6 +19,7 @@ import orjson
 from agentflow.errors import (
     Fenced,
     JournalOpenError,
+    JournalUnavailable,
     RunFinishedError,
     RunNotFoundError,
     RunOwnedError,
@@ -177,7 +178,12 @@ class SqliteJournal:
                 _SQL["set_state"], (stored.value, message, ended, result, error, int(release), number, epoch)
             )
 
-        self._commit(work, durable=durable)
+        try:
+            self._commit(work, durable=durable)
+        except JournalUnavailable:
+            if release:  # whoever resumes it later must not be told that it is owned
+                self._ownership.release(number, epoch)
+            raise
         if release:
             self._ownership.release(number, epoch)
         self._notify()

@@ -20,7 +20,11 @@ except Exception as error:
     [
         ("pydantic_ai", "import agentflow.agents.pydantic_ai", "agentflow[pydantic-ai]"),
         ("openai", "from agentflow.agents.openai import client; client(api_key='x')", "agentflow[openai]"),
-        ("anthropic", "from agentflow.agents.anthropic import client; client(api_key='x')", "agentflow[anthropic]"),
+        (
+            "anthropic",
+            "from agentflow.agents.anthropic import client; client(api_key='x')",
+            "agentflow[anthropic]",
+        ),
     ],
 )
 def test_a_missing_package_is_answered_with_the_extra_that_brings_it(

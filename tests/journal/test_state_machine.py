@@ -65,6 +65,8 @@ class Journals(RuleBasedStateMachine):
         #: Which store owns a run.
         self.owners: dict[int, int] = {}
         self.rows = 0
+        #: Whether the last verb failed for want of a disk.
+        self.struck = False
 
     def clock(self) -> float:
         return self.now
@@ -113,7 +115,7 @@ class Journals(RuleBasedStateMachine):
         got = outcome(lambda: call(store))
         fired, stored = store.struck.fired, store.struck.stored
         store.struck.arm(None)
-        struck = isinstance(got, Failure) and got.kind is JournalUnavailable
+        self.struck = struck = isinstance(got, Failure) and got.kind is JournalUnavailable
         assert fired or not struck
         if struck and not stored:
             return None
@@ -216,7 +218,10 @@ class Journals(RuleBasedStateMachine):
                 run.number, run.epoch + age, state, message="m", result=b"r", durable=durable, release=release
             )
 
-        self.both(self.owner_of(run.number, which), fault, call, repeat=repeat)
+        which = self.owner_of(run.number, which)
+        self.both(which, fault, call, repeat=repeat)
+        if self.struck and release and age == 0:  # let go of, although it could not be written down
+            self.oracle.orphan([run.number])
         if not self.oracle.is_taken(run.number):
             self.owners.pop(run.number, None)
 
