@@ -106,7 +106,8 @@ class Committer:
         if not self.lock.acquire(blocking=False):
             return -1
         try:
-            self.check_open()
+            if self.closed:
+                raise JournalUnavailable(self.closed)
             if not self.turnstile.try_enter():
                 return -1
             try:
