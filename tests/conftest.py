@@ -1,4 +1,4 @@
-"""Marks what starts commands and servers: those tests have a target of their own, so that the core suite stays quick."""
+"""Marks what starts commands and servers: those tests have a target of their own, and the core suite stays quick."""
 
 from pathlib import Path
 
