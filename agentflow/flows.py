@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
@@ -246,7 +248,8 @@ class Flow(Generic[P, R_co]):
             codec = Codec(journal.key, allow_pickle=options.settings.allow_pickle)
             arguments: dict[str, Any] = codec.decode(run.parameters)
             changed = run.fingerprint != fingerprint(self.fn)
-            active = ActiveRun(journal, run, options, rows=journal.steps(run.number), changed=changed)
+            with _no_collection():
+                active = ActiveRun(journal, run, options, rows=journal.steps(run.number), changed=changed)
         except BaseException:
             journal.release_run(run)
             raise
@@ -281,6 +284,18 @@ class Flow(Generic[P, R_co]):
         bound.is_async = self.is_async
         bound.entrypoint = ""
         return bound
+
+
+@contextmanager
+def _no_collection() -> Generator[None, None, None]:
+    """Loading makes many objects, all of which stay: to look for garbage among them would only cost time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def default_options(suspend_after: float | None = None) -> Options:

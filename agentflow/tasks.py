@@ -22,7 +22,7 @@ from agentflow.engine.futures import Gate, TaskFuture, futures_in, resolved, sub
 from agentflow.engine.logs import record_prints
 from agentflow.engine.policy import ApprovalRule, StepPolicy, retry_delays
 from agentflow.engine.runtime import LOOP
-from agentflow.engine.step import Call, execute, execute_now, hit, recall
+from agentflow.engine.step import Call, decoded, execute, execute_now, hit
 from agentflow.errors import DefinitionError
 from agentflow.payloads.digests import canonical
 from agentflow.signatures import Binder
@@ -88,12 +88,16 @@ class Task(Generic[P, R_co]):
         key = run.hasher.digest(self._prefix + data)
         if self.is_async:
             call = self._call(frame, key, data, whole, kwargs)
-            coroutine = run.unstarted[call] = execute(call, LOOP)
-            return cast("R_co", coroutine)
-        record = hit(frame, key) if run.records is not None and self.policy.plain else None
-        if record is not None:
-            return cast("R_co", recall(run, record))
-        return cast("R_co", execute_now(self._call(frame, key, data, whole, kwargs)))
+            made: Any = execute(call, LOOP)
+            run.unstarted[call] = made
+            return made
+        if run.records is not None and self.policy.plain:
+            recorded = hit(frame, key)
+            if recorded is not None:
+                found: Any = decoded(run, recorded)
+                return found
+        value: Any = execute_now(self._call(frame, key, data, whole, kwargs))
+        return value
 
     def call_in(self, frame: Frame, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
         """The call of this task in a frame, its place settled."""
@@ -103,17 +107,10 @@ class Task(Generic[P, R_co]):
     def _call(
         self, frame: Frame, key: bytes, data: bytes, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> Call:
-        binder, options = self.binder, dict(kwargs)
-        call = Call(
-            frame,
-            self.policy,
-            key,
-            self.fn,
-            args,
-            options,
-            functools.partial(binder.arguments, args, options),
-            binder.rebind,
-        )
+        binder, policy, options = self.binder, self.policy, dict(kwargs) if kwargs else {}
+        # nobody asks a plain step for its arguments
+        named = dict[str, Any] if policy.plain else functools.partial(binder.arguments, args, options)
+        call = Call(frame, policy, key, self.fn, args, options, named, binder.rebind)
         if self.policy.side_effect:
             call.flat = binder.flat
         if self.policy.aliases:

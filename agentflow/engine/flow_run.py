@@ -176,7 +176,8 @@ async def _body(body: Body, frame: Frame, rt: Inline | Loop) -> Any:
     try:
         if body.policy.timeout_seconds is not None:
             return await rt.timed(body.policy.timeout_seconds, body.fn, body.args, body.kwargs, frame)
-        return await rt.call(body.fn, body.args, body.kwargs)
+        value = body.fn(*body.args, **body.kwargs)
+        return await value if rt.awaits else value
     except Overdue:
         raise TaskTimeoutError(body.policy.name, body.policy.timeout_seconds or 0.0) from None
 

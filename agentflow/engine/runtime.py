@@ -64,9 +64,8 @@ class Runtime(Protocol):
         """Do something that blocks for long (a durable commit)."""
         ...
 
-    async def call(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """Call the user's function."""
-        ...
+    #: Whether what the user's function returns is awaited.
+    awaits: bool
 
     async def shielded(
         self,
@@ -129,6 +128,8 @@ class Overdue(Exception):
 class Inline:
     """The caller's own thread."""
 
+    awaits = False
+
     async def deliver(self, run: ActiveRun, record: Record) -> None:
         del run
         record.claimed = 2
@@ -144,9 +145,6 @@ class Inline:
 
     async def blocking(self, function: Callable[[], T]) -> T:
         return function()
-
-    async def call(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        return function(*args, **kwargs)
 
     async def shielded(
         self,
@@ -232,6 +230,8 @@ class Inline:
 class Loop:
     """The caller's event loop."""
 
+    awaits = True
+
     async def deliver(self, run: ActiveRun, record: Record) -> None:
         if len(run.tasks) <= 1:
             record.claimed = 2
@@ -260,9 +260,6 @@ class Loop:
             return await finish(hop)
         finally:
             frame.run.hops -= 1
-
-    async def call(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        return await function(*args, **kwargs)
 
     async def shielded(
         self,

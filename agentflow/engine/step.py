@@ -127,8 +127,8 @@ def recall(run: ActiveRun, record: Record) -> Any:
     raise error
 
 
-def hit(frame: Frame, key: bytes) -> Record | None:
-    """The record of a plain sync call, where nothing stands in the way of returning it at once; counts the call."""
+def hit(frame: Frame, key: bytes) -> bytes | None:
+    """The recorded value of a plain sync call, where nothing stands in the way of returning it; counts the call."""
     records = frame.records()
     if records is None or records.repeats or frame.run.guarded:
         return None
@@ -136,11 +136,21 @@ def hit(frame: Frame, key: bytes) -> Record | None:
         return None
     count = frame.occurrences.get(key, 0)
     record = records.index.get((key, frame.branch, count))
-    if record is None or record.claimed or not record.end or record.effect:
+    if record is None or record.claimed or record.row[1] != "completed" or record.effect:
         return None
     frame.occurrences[key] = count + 1
     record.claimed = Record.DELIVERED
-    return record
+    frame.run.tally.reused += 1
+    return record.row[14]
+
+
+def decoded(run: ActiveRun, data: bytes) -> Any:
+    """A recorded value; one that cannot be read stops the run, whatever the user's code makes of that."""
+    try:
+        return run.codec.decode(data)
+    except CorruptRecord as error:
+        note_unwinding(run, error)
+        raise
 
 
 def execute_now(call: Call) -> Any:
@@ -153,7 +163,7 @@ async def execute(call: Call, rt: Runtime) -> Any:
     run, frame, policy = call.run, call.frame, call.policy
     if run.unstarted:
         run.unstarted.pop(call, None)
-    if not call.own and not rt.is_inline(frame):
+    if not call.own and (frame.task is not None or rt is not INLINE) and not rt.is_inline(frame):
         call.own = True
     try:
         if run.guarded:
@@ -269,7 +279,9 @@ async def run_body(call: Call, child: Frame, rt: Runtime) -> Any:
         if policy.timeout_seconds is not None:
             value = await rt.timed(policy.timeout_seconds, call.fn, call.args, call.kwargs, child)
         else:
-            value = await rt.call(call.fn, call.args, call.kwargs)
+            value = call.fn(*call.args, **call.kwargs)
+            if rt.awaits:
+                value = await value
         return await _joined(child, value, rt) if child.children else value
     except Unwinding as error:
         note_unwinding(run, error)
