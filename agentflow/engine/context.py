@@ -36,6 +36,8 @@ class Frame:
     before: int = 0
     #: When the body began, seconds since the epoch.
     t0: float = 0.0
+    #: The thread in which a body without an asyncio task runs; 0 = not known.
+    thread: int = 0
     #: JSON of the arguments that a side effect executes.
     executed: Mapping[str, Any] = MappingProxyType({})
     #: Its body runs in a thread or task of its own, not in that of the code that called it.
@@ -140,6 +142,7 @@ class Frame:
         frame._root = self._root or self
         frame.branch = branch
         frame.in_effect = self.in_effect
+        frame.thread = self.thread if task is self.task else 0
         return frame
 
     def enclosing(self) -> Iterator[Frame]:

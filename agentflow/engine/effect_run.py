@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import Future
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from agentflow.engine.active import record_failure
@@ -196,6 +197,8 @@ async def _shielded_body(call: Call, child: Frame, rt: Runtime) -> Any:
     """Run an effect to its end even if the caller is cancelled; its end is recorded, then the cancellation goes on."""
     run, policy = call.run, call.policy
     child.task = rt.task()
+    if child.task is None:
+        child.thread = get_ident()
     run.bodies.add(child)
     token = CURRENT.set(child)
     try:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from functools import partial
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from agentflow.engine import branches
@@ -148,6 +149,8 @@ async def _attempts(active: ActiveRun, body: Body, rt: Inline | Loop) -> Any:
     policy = body.policy
     root = active.records.root if active.records is not None else None
     attempt = root.attempts if root is not None else 0
+    if root is not None and attempt:  # what is left of the delay before this attempt
+        await rt.pause(active, max(0.0, root.details().get("due", 0.0) - active.clock()))
     while True:
         frame = Frame(active, None, policy, (ROOT, ROOT, 0), attempt, rt.task())
         frame.t0 = active.options.clock()
@@ -155,6 +158,7 @@ async def _attempts(active: ActiveRun, body: Body, rt: Inline | Loop) -> Any:
         active.check(frame)
         token = CURRENT.set(frame)
         if frame.task is None:
+            frame.thread = get_ident()
             active.bodies.add(frame)
         try:
             value = await _body(body, frame, rt)

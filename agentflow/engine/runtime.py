@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial, reduce
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from agentflow.engine.context import CURRENT, Frame
@@ -181,6 +182,7 @@ class Inline:
         context = copy_context()
 
         def target() -> None:
+            frame.thread = get_ident()
             try:
                 box.append((True, context.run(function, *args, **kwargs)))
             except BaseException as error:
@@ -218,7 +220,9 @@ class Inline:
             pending.block()
 
     def is_inline(self, frame: Frame) -> bool:
-        return frame.task is None or frame.task is _current_task()
+        if frame.task is None:
+            return not frame.thread or frame.thread == get_ident()
+        return frame.task is _current_task()
 
     def task(self) -> Any:
         return _current_task()

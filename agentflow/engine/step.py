@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -14,13 +15,26 @@ from agentflow.engine.active import ActiveRun, record_failure
 from agentflow.engine.context import CURRENT, Frame
 from agentflow.engine.records import Place, Record
 from agentflow.engine.runtime import INLINE, Extras, drive
-from agentflow.errors import CorruptRecord, Fenced, JournalUnavailable, Suspended, Unwinding
+from agentflow.errors import (
+    CorruptRecord,
+    Fenced,
+    JournalUnavailable,
+    MissingContextError,
+    Suspended,
+    Unwinding,
+)
 from agentflow.model.steps import StepKind, StepRow
 from agentflow.payloads.failures import decode_failure, encode_failure
 
 if TYPE_CHECKING:
     from agentflow.engine.policy import StepPolicy
     from agentflow.engine.runtime import Runtime
+
+
+_RAW_THREAD = (
+    "{} is a side effect, and this thread was made by hand: it is no branch of the flow, so the effect could not be "
+    "found again; use task.submit"
+)
 
 
 class Call:
@@ -132,7 +146,7 @@ def hit(frame: Frame, key: bytes) -> bytes | None:
     records = frame.records()
     if records is None or records.repeats or frame.run.guarded:
         return None
-    if frame.task is not None and not INLINE.is_inline(frame):
+    if not INLINE.is_inline(frame):
         return None
     count = frame.occurrences.get(key, 0)
     record = records.index.get((key, frame.branch, count))
@@ -163,8 +177,8 @@ async def execute(call: Call, rt: Runtime) -> Any:
     run, frame, policy = call.run, call.frame, call.policy
     if run.unstarted:
         run.unstarted.pop(call, None)
-    if not call.own and (frame.task is not None or rt is not INLINE) and not rt.is_inline(frame):
-        call.own = True
+    if not call.own and not rt.is_inline(frame):
+        detach(call, rt)
     try:
         if run.guarded:
             run.check(frame)
@@ -189,6 +203,13 @@ async def execute(call: Call, rt: Runtime) -> Any:
     finally:
         if call.own:
             rt.leave(run)
+
+
+def detach(call: Call, rt: Runtime) -> None:
+    """Make the call a branch of its own. Raises `MissingContextError` for a side effect in a thread made by hand."""
+    call.own = True
+    if call.policy.side_effect and rt is INLINE and call.frame.task is None:
+        raise MissingContextError(_RAW_THREAD.format(call.policy.name))
 
 
 async def replay(call: Call, record: Record, rt: Runtime) -> Any:
@@ -273,6 +294,8 @@ async def run_body(call: Call, child: Frame, rt: Runtime) -> Any:
     """Call the user's function within `child`."""
     run, policy = call.run, call.policy
     child.task = rt.task()
+    if child.task is None:
+        child.thread = get_ident()
     run.bodies.add(child)
     token = CURRENT.set(child)
     try:

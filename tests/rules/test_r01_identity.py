@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any
 
 import pytest
 
 from agentflow import flow, scope, task
+from agentflow.errors import MissingContextError
 from agentflow.model.steps import StepEvent
 from tests.fundamentals.lives import Death, always, die, memory, resume, rows, start
 
@@ -343,3 +346,23 @@ def module_task() -> int:
 @flow
 def module_flow() -> int:
     return module_task()
+
+
+def test_a_thread_made_by_hand_cannot_call_an_effect() -> None:
+    """It is no branch of the flow, the effect could not be found again, so it never starts."""
+    done: list[int] = []
+
+    @task(side_effect=True)
+    def pay(amount: int) -> int:
+        done.append(amount)
+        return amount
+
+    @flow
+    def run() -> int:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(copy_context().run, pay, 1).result()
+
+    outcome = start(run, journal=memory())
+    assert isinstance(outcome.error, MissingContextError)
+    assert "task.submit" in str(outcome.error)
+    assert done == []

@@ -144,9 +144,6 @@ def test_a_thread_that_computes_keeps_the_run() -> None:
     assert seen == [StateType.RUNNING]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a raw thread with a copied context counts as the sync flow's own code"
-)
 def test_a_raw_thread_pool_keeps_the_run_in_memory() -> None:
     """The engine cannot see what blocks there, so it never evicts the run; the answer reaches it all the same."""
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - belongs to this test only

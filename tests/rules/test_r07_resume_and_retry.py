@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from agentflow import flow, recorded, task
-from tests.fundamentals.lives import Death, die, memory, resume, rows, start, value_of
+from tests.fundamentals.lives import (
+    Clock,
+    Death,
+    die,
+    last_run,
+    memory,
+    options,
+    resume,
+    rows,
+    start,
+    value_of,
+)
 
 RAN: list[Any] = []
 
@@ -236,3 +248,27 @@ def test_recorded_sources_give_every_life_the_same() -> None:
     assert recorded.now().tzinfo is not None
     assert recorded.uuid4() != recorded.uuid4()
     assert 0 <= recorded.random() < 1
+
+
+def test_a_flow_killed_in_its_retry_delay_waits_for_what_is_left_of_it() -> None:
+    """The delay counts from the failure, whoever lives then."""
+    journal = memory()
+    clock = Clock(1000.0)
+    lives: list[int] = []
+
+    def dies_asleep(_: float) -> None:
+        raise Death
+
+    @flow(retries=1, retry_delay_seconds=30)
+    def run() -> str:
+        lives.append(1)
+        if len(lives) == 1:
+            message = "at first"
+            raise RuntimeError(message)
+        return "done"
+
+    with pytest.raises(Death):
+        start(run, journal=journal, using=replace(options(clock), sleep=dies_asleep))
+    clock.now += 10
+    assert resume(run, last_run(journal), journal, using=options(clock)).value == "done"
+    assert clock.slept == [20.0]
