@@ -6,7 +6,7 @@ server matter. A streamed answer is handed out while it arrives and recorded whe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, cast
@@ -58,9 +58,7 @@ class Wire(Protocol):
 class AwaitingInline(Inline):
     """The caller's thread, for a step whose function is a coroutine that never suspends but to hand out a part."""
 
-    async def call(self, function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """Call the step's function."""
-        return await function(*args, **kwargs)
+    awaits = True
 
 
 def recording_frame(request: httpx2.Request) -> Frame | None:

@@ -171,6 +171,7 @@ class Records:
         self.scopes: dict[bytes, Scope] = {}
         self._owners: dict[bytes, tuple[Record, int]] = {}
         self._stable_of: dict[bytes, bytes] = {}
+        self._by_stable: dict[bytes, list[Record]] = {}
         self.last = 0
         #: Recorded attempts of the flow itself.
         self.root: Record | None = None
@@ -209,6 +210,7 @@ class Records:
                 self._own(self.root, attempt)
         for record in openers:  # in journal order, so that the step around one comes before it
             record.stable = self._identify(self._stable_of.get(record.scope, record.scope), record.place)
+            self._by_stable.setdefault(record.stable, []).append(record)
             self._owners.setdefault(record.stable, (record, record.attempts))
             for attempt in range(record.attempts + 1):
                 self._own(record, attempt)
@@ -235,15 +237,23 @@ class Records:
                 scope.repeats |= kept.repeats
 
     def _spread_effects(self) -> None:
-        """A step whose recorded subtree contains an effect counts as one, in the branch that called it."""
-        for identity in [identity for identity, scope in self.scopes.items() if scope.effects]:
-            here = identity
-            while (owner := self._owners.get(here)) is not None and owner[0] is not self.root:
-                record = owner[0]
-                here = self._stable_of.get(record.scope, record.scope)
-                parent = self.scopes.setdefault(here, Scope())
-                parent.effects.setdefault(record.place[1], {}).setdefault(record.effects, record.place)
+        """A step whose recorded subtree contains an effect counts as one, in the branch that called it.
+
+        Every record of such a step: retries of the steps around it have one each.
+        """
+        queue = [identity for identity, scope in self.scopes.items() if scope.effects]
+        seen: set[bytes] = set()
+        while queue:
+            here = queue.pop()
+            if here in seen:
+                continue
+            seen.add(here)
+            for record in self._by_stable.get(here, ()):
+                around = self._stable_of.get(record.scope, record.scope)
+                parent = self.scopes.setdefault(around, Scope())
+                parent.effects.setdefault(record.place[1], {}).setdefault(record.row.effects, record.place)
                 record.effect = True
+                queue.append(around)
 
     @cached_property
     def order(self) -> list[Record]:

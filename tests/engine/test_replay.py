@@ -57,6 +57,7 @@ SHAPES: dict[str, Program] = {
     "retry over nested steps": [("retried", 0, [("pure", 0), ("pure", 1)]), ("pure", 1)],
     "retry over a nested effect": [("retried", 0, [("effect", 0), ("pure", 1)]), ("pure", 1)],
     "retry over an effect two levels down": [("retried", 0, [("nested", 0, [("effect", 0)]), ("pure", 1)])],
+    "retry over steps that contain effects": [("retried", 0, [("loop", 0, [("nested", 0, [("calls", 0)])])])],
     "calls gathered directly": [("calls", 0), ("calls", 0)],
     "raw awaits between the steps": [
         (
