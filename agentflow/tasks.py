@@ -109,7 +109,7 @@ class Task(Generic[P, R_co]):
     ) -> Call:
         binder, policy, options = self.binder, self.policy, dict(kwargs) if kwargs else {}
         # nobody asks a plain step for its arguments
-        named = dict[str, Any] if policy.plain else functools.partial(binder.arguments, args, options)
+        named = _unasked if policy.plain else functools.partial(binder.arguments, args, options)
         call = Call(frame, policy, key, self.fn, args, options, named, binder.rebind)
         if self.policy.side_effect:
             call.flat = binder.flat
@@ -211,6 +211,10 @@ def _column(value: Any) -> list[Any] | None:
     if isinstance(value, (unmapped, str, bytes)) or not isinstance(value, Iterable):
         return None
     return list(cast("Iterable[Any]", value))
+
+
+def _unasked() -> dict[str, Any]:
+    return {}
 
 
 def submit_in(
