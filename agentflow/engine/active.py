@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary, WeakSet
 from agentflow.engine.delivery import Delivery, when_settled
 from agentflow.engine.records import Place, Records, identity
 from agentflow.engine.runtime import GroupCommit
-from agentflow.errors import Cancelling, Fenced, Revoked, Suspended, Unwinding
+from agentflow.errors import Cancelling, Revoked, Suspended, Unwinding
 from agentflow.journal.protocol import Journal
 from agentflow.model.runs import Origin, Run
 from agentflow.model.states import StateType
@@ -207,15 +207,6 @@ class ActiveRun:
     def is_suspended(self) -> bool:
         """Whether it left memory to wait."""
         return isinstance(self.fence, Suspended)
-
-    @property
-    def is_fenced(self) -> bool:
-        """Whether its outcome no longer counts here."""
-        return self.fence is not None and not isinstance(self.fence, Cancelling)
-
-    def lost(self, error: Fenced) -> None:
-        """Somebody else owns the run now."""
-        self.stop(error)
 
     # -- origin
     def origins(self) -> frozenset[Origin]:

@@ -152,12 +152,6 @@ class Frame:
             yield frame
             frame = frame.parent.root if frame.parent is not None else None
 
-    def occurrence(self, key: bytes) -> int:
-        """Count a call: which of the equal ones in this branch it is."""
-        count = self.occurrences.get(key, 0)
-        self.occurrences[key] = count + 1
-        return count
-
 
 CURRENT: ContextVar[Frame | None] = ContextVar("agentflow_frame", default=None)
 

@@ -56,17 +56,8 @@ UPDATE wait SET decision = ?, decided = ?, allowed_digest = ? WHERE id = ? AND d
 -- name: consume_wait
 UPDATE wait SET consumed = ? WHERE id = ? AND consumed IS NULL
 
--- name: waits_of_run
-SELECT * FROM wait WHERE run = ? ORDER BY opened, id
-
 -- name: unread_waits
 SELECT * FROM wait WHERE run = ? AND consumed IS NULL AND decided IS NOT NULL ORDER BY opened, id
-
--- name: open_waits
-SELECT * FROM wait WHERE decided IS NULL ORDER BY opened, id LIMIT ?
-
--- name: all_waits
-SELECT * FROM wait ORDER BY opened DESC, id DESC LIMIT ?
 
 -- name: run_is_awake
 SELECT 1 FROM wait WHERE run = ?1 AND consumed IS NULL AND (decided IS NOT NULL OR due <= ?2) LIMIT 1
