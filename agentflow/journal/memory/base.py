@@ -1,0 +1,73 @@
+"""What all verbs of the memory journal share: the tables, the lock, the listeners."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from agentflow.errors import Fenced, RunNotFoundError
+from agentflow.journal.protocol import CacheRow
+from agentflow.model.runs import Run
+from agentflow.model.steps import LogRow, StepRow
+from agentflow.model.waits import EventRow, Wait
+
+
+class MemoryBase:
+    """The tables."""
+
+    def __init__(self, key: bytes | None = None, *, clock: Callable[[], float] = time.time) -> None:
+        self.key = key or os.urandom(32)
+        self._clock = clock
+        self.url = "memory:"
+        self._lock = threading.RLock()
+        self._runs: dict[int, Run] = {}
+        self._numbers: dict[str, int] = {}
+        self._owned: set[int] = set()
+        self._steps: dict[int, list[StepRow]] = {}
+        self._waits: dict[str, Wait] = {}
+        self._events: list[EventRow] = []
+        self._cache: dict[bytes, CacheRow] = {}
+        self._logs: list[LogRow] = []
+        self._version = 0
+        self._listeners: list[Callable[[], None]] = []
+
+    def version(self) -> int:
+        return self._version
+
+    def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
+        self._listeners.append(callback)
+        return lambda: self._listeners.remove(callback) if callback in self._listeners else None
+
+    def close(self) -> None:
+        self._owned.clear()
+
+    def _notify(self) -> None:
+        self._version += 1
+        for callback in tuple(self._listeners):
+            callback()
+
+    def _need_run(self, run_id: str) -> Run:
+        run = self._run(run_id)
+        if run is None:
+            raise RunNotFoundError(run_id)
+        return run
+
+    def _check_epoch(self, number: int, epoch: int) -> None:
+        run: Any = self._runs.get(number)
+        if run is None or run.epoch != epoch:
+            message = "another process has taken this run over"
+            raise Fenced(message)
+
+    def _run(self, run_id: str) -> Run | None:
+        with self._lock:
+            number = self._numbers.get(run_id)
+            return None if number is None else self._runs[number]
+
+    def _consume(self, wait_id: str) -> None:
+        wait = self._waits.get(wait_id)
+        if wait is not None and wait.consumed is None:
+            self._waits[wait_id] = replace(wait, consumed=self._clock())

@@ -1,0 +1,135 @@
+"""Verbs of runs: made, claimed, moved from state to state, listed."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+from agentflow.errors import RunFinishedError, RunOwnedError
+from agentflow.journal import rules
+from agentflow.journal.memory.base import MemoryBase
+from agentflow.journal.protocol import RunFilter
+from agentflow.journal.rows import new_run
+from agentflow.model.runs import NewRun, Origin, Run
+from agentflow.model.states import StateType
+
+
+class MemoryRuns(MemoryBase):
+    """See `agentflow.journal.protocol.runs.RunVerbs`."""
+
+    def create_run(self, new: NewRun, *, state: StateType = StateType.RUNNING) -> Run:
+        with self._lock:
+            if new.id in self._numbers:
+                raise ValueError(f"the journal holds this already (run {new.id})")
+            number = len(self._runs) + 1
+            run = new_run(new, state, f"memory:{os.getpid()}", number)
+            self._runs[number], self._numbers[new.id], self._steps[number] = run, number, []
+            if state is StateType.RUNNING:
+                self._owned.add(number)
+        self._notify()
+        return run
+
+    def claim_run(self, run_id: str, *, take_over: bool = False) -> Run:
+        with self._lock:
+            run = self._need_run(run_id)
+            if run.state.is_final:
+                raise RunFinishedError(run_id, run.state.value)
+            if run.number in self._owned and not take_over:
+                raise RunOwnedError(run_id, run.owner or "another process")
+            self._owned.add(run.number)
+            stays = run.state is StateType.CANCELLING
+            run = replace(
+                run,
+                epoch=run.epoch + 1,
+                owner=f"memory:{os.getpid()}",
+                started=self._clock() if run.started is None else run.started,
+                crashes=run.crashes + (run.state is StateType.RUNNING and bool(run.owner)),
+                state=run.state if stays else StateType.RUNNING,
+                message="",
+            )
+            self._runs[run.number] = run
+        self._notify()
+        return run
+
+    def release_run(self, run: Run) -> None:
+        with self._lock:
+            now = self._runs[run.number]
+            if now.epoch == run.epoch:
+                self._runs[run.number] = replace(now, owner="")
+                self._owned.discard(run.number)
+        self._notify()
+
+    def set_state(
+        self,
+        number: int,
+        epoch: int,
+        state: StateType,
+        *,
+        message: str = "",
+        result: bytes | None = None,
+        error: bytes | None = None,
+        durable: bool = True,
+        release: bool = False,
+    ) -> None:
+        del durable
+        with self._lock:
+            run = self._runs.get(number)
+            stored = rules.next_state(run and (run.state, run.epoch), epoch, state)
+            ended = self._clock() if state.is_final else None
+            before = self._runs[number]
+            owner = "" if release else before.owner
+            self._runs[number] = replace(
+                before, state=stored, message=message, result=result, error=error, ended=ended, owner=owner
+            )
+            if release:
+                self._owned.discard(number)
+        self._notify()
+
+    def add_origin(self, run_id: str, origin: Origin) -> None:
+        with self._lock:
+            run = self._need_run(run_id)
+            if origin not in run.origins:
+                self._runs[run.number] = replace(run, origins=(*run.origins, origin))
+
+    def request_cancel(self, run_id: str, message: str) -> Run:
+        with self._lock:
+            run = self._need_run(run_id)
+            if run.state.is_final:
+                raise RunFinishedError(run_id, run.state.value)
+            if run.number not in self._owned:
+                run = replace(run, state=StateType.CANCELLED, message=message, ended=self._clock())
+            else:
+                run = replace(run, state=StateType.CANCELLING, message=message)
+            self._runs[run.number] = run
+        self._notify()
+        return run
+
+    def get_run(self, run_id: str) -> Run | None:
+        return self._run(run_id)
+
+    def list_runs(self, wanted: RunFilter) -> list[Run]:
+        with self._lock:
+            runs = sorted(self._runs.values(), key=lambda run: -run.number)
+        return [
+            run
+            for run in runs
+            if (not wanted.states or run.state in wanted.states)
+            and (not wanted.flow or run.flow == wanted.flow)
+            and (wanted.before is None or run.number < wanted.before)
+            and run.id.endswith(wanted.id_end)
+        ][: wanted.limit]
+
+    def due_runs(self, now: float) -> list[Run]:
+        with self._lock:
+            return [run for run in self._runs.values() if self._is_due(run, now)]
+
+    def _is_due(self, run: Run, now: float) -> bool:
+        if run.state.is_final or run.state is StateType.SCHEDULED or run.number in self._owned:
+            return False
+        if run.state is not StateType.PAUSED:
+            return True
+        waits = [wait for wait in self._waits.values() if wait.run == run.number and wait.consumed is None]
+        return any(wait.decided is not None or (wait.due is not None and wait.due <= now) for wait in waits)
+
+    def is_owned(self, run: Run) -> bool:
+        return run.number in self._owned

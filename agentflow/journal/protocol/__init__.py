@@ -1,0 +1,39 @@
+"""The journal's protocol: the verbs that every store offers, written once and blocking, a module for each noun.
+
+Every write to a running run carries the run's epoch; a stale one is refused with `Fenced`. A write is committed, at the
+level it asks for, when the verb returns. `JournalUnavailable` means that it may or may not be stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from agentflow.journal.protocol.cache import CacheRow, CacheVerbs
+from agentflow.journal.protocol.runs import RunFilter, RunVerbs
+from agentflow.journal.protocol.steps import StepVerbs
+from agentflow.journal.protocol.waits import WaitVerbs
+
+
+class Journal(RunVerbs, StepVerbs, WaitVerbs, CacheVerbs, Protocol):
+    """The store of record."""
+
+    #: The installation's key (for digests and signatures); not stored in the journal itself.
+    key: bytes
+    #: Where it is, for people.
+    url: str
+
+    def version(self) -> int:
+        """A number that differs after any process has committed something: a cheap hint to look again."""
+        ...
+
+    def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` (from any thread, it must not block) after waits or runs changed here; returns the undo."""
+        ...
+
+    def close(self) -> None:
+        """Let go of files, locks and threads; owned runs become free."""
+        ...
+
+
+__all__ = ["CacheRow", "Journal", "RunFilter"]

@@ -1,0 +1,81 @@
+"""Verbs of runs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from agentflow.model.runs import NewRun, Origin, Run
+from agentflow.model.states import StateType
+
+
+class RunFilter(NamedTuple):
+    """Which runs to list, newest first."""
+
+    limit: int = 50
+    states: tuple[StateType, ...] = ()
+    flow: str = ""
+    #: Only runs with a smaller number: the last one of the page before.
+    before: int | None = None
+    #: Only runs whose id ends with this.
+    id_end: str = ""
+
+
+class RunVerbs(Protocol):
+    """Runs: made, claimed, moved from state to state, listed."""
+
+    def create_run(self, new: NewRun, *, state: StateType = StateType.RUNNING) -> Run:
+        """Store a new run. One that is RUNNING at once belongs to this process; any other belongs to nobody."""
+        ...
+
+    def claim_run(self, run_id: str, *, take_over: bool = False) -> Run:
+        """Own a run that has not ended, with a new epoch.
+
+        Raises `RunNotFoundError`, `RunFinishedError`, `RunOwnedError` (a live process owns it; unless `take_over`).
+        """
+        ...
+
+    def release_run(self, run: Run) -> None:
+        """Own it no longer. Without effect where it has already been taken over."""
+        ...
+
+    def set_state(
+        self,
+        number: int,
+        epoch: int,
+        state: StateType,
+        *,
+        message: str = "",
+        result: bytes | None = None,
+        error: bytes | None = None,
+        durable: bool = True,
+        release: bool = False,
+    ) -> None:
+        """Change a run's state; `release`: and own it no longer.
+
+        Illegal transitions are refused with ValueError, stale epochs with `Fenced`.
+        """
+        ...
+
+    def add_origin(self, run_id: str, origin: Origin) -> None:
+        """Remember that somebody else has asked for the run, too."""
+        ...
+
+    def request_cancel(self, run_id: str, message: str) -> Run:
+        """Ask a run to stop: CANCELLED at once if nobody runs it, else CANCELLING until its owner has seen it."""
+        ...
+
+    def get_run(self, run_id: str) -> Run | None:
+        """The run of that id."""
+        ...
+
+    def list_runs(self, wanted: RunFilter) -> list[Run]:
+        """Runs, newest first."""
+        ...
+
+    def due_runs(self, now: float) -> list[Run]:
+        """Runs that nobody owns and that can move: pending, orphaned by a crash, or waiting with their wait over."""
+        ...
+
+    def is_owned(self, run: Run) -> bool:
+        """Whether a live process owns the run."""
+        ...

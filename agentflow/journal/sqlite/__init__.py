@@ -1,0 +1,16 @@
+"""The embedded journal: one SQLite file through apsw, many processes, one write connection each.
+
+Each module holds the verbs of one part of the protocol; what they share is in `base`.
+"""
+
+from agentflow.journal.sqlite.cache import SqliteCache
+from agentflow.journal.sqlite.runs import SqliteRuns
+from agentflow.journal.sqlite.steps import SqliteSteps
+from agentflow.journal.sqlite.waits import SqliteWaits
+
+
+class SqliteJournal(SqliteRuns, SqliteSteps, SqliteWaits, SqliteCache):
+    """See `agentflow.journal.protocol.Journal`. Raises `JournalOpenError` where its path cannot be a journal."""
+
+
+__all__ = ["SqliteJournal"]

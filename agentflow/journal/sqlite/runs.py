@@ -1,0 +1,167 @@
+"""Verbs of runs: made, claimed, moved from state to state, listed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import apsw
+
+from agentflow.errors import JournalUnavailable, RunFinishedError, RunOwnedError
+from agentflow.journal import rules
+from agentflow.journal.protocol import RunFilter
+from agentflow.journal.rows import new_run, new_run_values, run_from
+from agentflow.journal.sqlite.base import SQL, SqliteBase
+from agentflow.model.runs import NewRun, Origin, Run
+from agentflow.model.states import StateType
+
+T = TypeVar("T")
+
+
+class SqliteRuns(SqliteBase):
+    """See `agentflow.journal.protocol.runs.RunVerbs`."""
+
+    def create_run(self, new: NewRun, *, state: StateType = StateType.RUNNING) -> Run:
+        values = new_run_values(new, state, self.owner)
+        taken: list[tuple[int, int]] = []
+
+        def work(db: apsw.Connection) -> int:
+            db.execute(SQL["create_run"], values)
+            number = db.last_insert_rowid()
+            if state is StateType.RUNNING:
+                self._own(taken, number, 1, new.id, "another process")
+            return number
+
+        number = self._commit_claim(work, taken)
+        self._notify()
+        return new_run(new, state, self.owner, number)
+
+    def claim_run(self, run_id: str, *, take_over: bool = False) -> Run:
+        taken: list[tuple[int, int]] = []
+
+        def work(db: apsw.Connection) -> Run:
+            run = self._need_run(db, run_id)
+            if run.state.is_final:
+                raise RunFinishedError(run_id, run.state.value)
+            if not take_over and self._ownership.is_held(run.number, run.epoch):
+                raise RunOwnedError(run_id, run.owner or "another process")
+            self._own(taken, run.number, run.epoch + 1, run_id, run.owner)
+            crashed = 1 if run.state is StateType.RUNNING and run.owner else 0
+            db.execute(SQL["claim_run"], (self.owner, self._clock(), crashed, run.number))
+            return self._need_run(db, run_id)
+
+        run = self._commit_claim(work, taken)
+        self._notify()
+        return run
+
+    def _own(self, taken: list[tuple[int, int]], number: int, epoch: int, run_id: str, owner: str) -> None:
+        if (number, epoch) in taken:  # the work is done once more after an interruption
+            return
+        taken.append((number, epoch))
+        if not self._ownership.acquire(number, epoch):
+            taken.clear()
+            raise RunOwnedError(run_id, owner or "another process")
+
+    def _commit_claim(self, work: Callable[[apsw.Connection], T], taken: list[tuple[int, int]]) -> T:
+        try:
+            return self._commit(work)
+        except BaseException:
+            for number, epoch in taken:
+                self._ownership.release(number, epoch)
+            raise
+
+    def release_run(self, run: Run) -> None:
+        try:
+            self._commit(lambda db: db.execute(SQL["release_run"], (run.number, run.epoch)))
+        finally:  # what cannot be written down is still let go of
+            self._ownership.release(run.number, run.epoch)
+        self._notify()
+
+    def set_state(
+        self,
+        number: int,
+        epoch: int,
+        state: StateType,
+        *,
+        message: str = "",
+        result: bytes | None = None,
+        error: bytes | None = None,
+        durable: bool = True,
+        release: bool = False,
+    ) -> None:
+        ended = self._clock() if state.is_final else None
+
+        def work(db: apsw.Connection) -> None:
+            row = db.execute("SELECT state, epoch FROM run WHERE number = ?", (number,)).get
+            stored = rules.next_state(row, epoch, state)
+            db.execute(
+                SQL["set_state"], (stored.value, message, ended, result, error, int(release), number, epoch)
+            )
+
+        try:
+            self._commit(work, durable=durable)
+        except JournalUnavailable:
+            if release:  # whoever resumes it later must not be told that it is owned
+                self._ownership.release(number, epoch)
+            raise
+        if release:
+            self._ownership.release(number, epoch)
+        self._notify()
+
+    def add_origin(self, run_id: str, origin: Origin) -> None:
+        def work(db: apsw.Connection) -> None:
+            run = self._need_run(db, run_id)
+            if origin not in run.origins:
+                db.execute(SQL["add_origin"], (",".join((*run.origins, origin)), run.number))
+
+        self._commit(work, durable=True)
+
+    def request_cancel(self, run_id: str, message: str) -> Run:
+        def work(db: apsw.Connection) -> Run:
+            run = self._need_run(db, run_id)
+            if run.state.is_final:
+                raise RunFinishedError(run_id, run.state.value)
+            if not self._ownership.is_held(run.number, run.epoch):
+                db.execute(SQL["cancel_unstarted"], (message, self._clock(), run.number))
+            else:
+                db.execute(SQL["request_cancel"], (message, run.number))
+            return self._need_run(db, run_id)
+
+        run = self._commit(work, durable=True)
+        self._notify()
+        return run
+
+    def get_run(self, run_id: str) -> Run | None:
+        row = self._one("SELECT * FROM run WHERE id = ?", (run_id,))
+        return None if row is None else run_from(row)
+
+    def list_runs(self, wanted: RunFilter) -> list[Run]:
+        clauses, values = ["1"], list[Any]()
+        if wanted.states:
+            clauses.append(f"state IN ({', '.join('?' * len(wanted.states))})")
+            values += [state.value for state in wanted.states]
+        if wanted.flow:
+            clauses.append("flow = ?")
+            values.append(wanted.flow)
+        if wanted.before is not None:
+            clauses.append("number < ?")
+            values.append(wanted.before)
+        if wanted.id_end:
+            clauses.append("substr(id, -length(?)) = ?")
+            values += [wanted.id_end, wanted.id_end]
+        sql = f"SELECT * FROM run WHERE {' AND '.join(clauses)} ORDER BY number DESC LIMIT ?"  # noqa: S608 - fixed texts
+        return [run_from(row) for row in self._all(sql, (*values, wanted.limit))]
+
+    def due_runs(self, now: float) -> list[Run]:
+        due: list[Run] = []
+        for run in (run_from(row) for row in self._all(SQL["live_runs"])):
+            if run.state is StateType.SCHEDULED or self._ownership.is_held(run.number, run.epoch):
+                continue
+            waiting = run.state is StateType.PAUSED
+            if not waiting or self._one(SQL["run_is_awake"], (run.number, now)) is not None:
+                due.append(run)
+        return due
+
+    def is_owned(self, run: Run) -> bool:
+        epoch = self._one(SQL["run_epoch"], (run.number,))
+        return epoch is not None and self._ownership.is_held(run.number, epoch[0])
