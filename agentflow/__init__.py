@@ -25,7 +25,8 @@ from agentflow.errors import (
 from agentflow.flows import Flow, flow
 from agentflow.payloads.codec import register_codec
 from agentflow.run_context import RunContext, get_run_context, idempotency_key, scope, send_event
-from agentflow.tasks import Task, task, unmapped
+from agentflow.submitting import unmapped
+from agentflow.tasks import Task, task
 from agentflow.version import VERSION as __version__  # noqa: N811 - the name that the language has for it
 from agentflow.waits import Waiting, busy, request_input, sleep, wait_for_event
 

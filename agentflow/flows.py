@@ -10,10 +10,10 @@ import sys
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from agentflow.approvals.gate import DEFAULT_GATE
+from agentflow.callables import default_name, entrypoint_of, is_coroutine_function, is_generator
 from agentflow.engine.active import ActiveRun, Options
 from agentflow.engine.context import CURRENT, Frame
 from agentflow.engine.flow_run import Body, Outcome, run_blocking, run_on_loop
@@ -32,7 +32,7 @@ from agentflow.payloads.codec import Codec
 from agentflow.payloads.digests import canonical
 from agentflow.settings import Settings
 from agentflow.signatures import Binder, adapter_schema
-from agentflow.tasks import RetryDelay, check_options, default_name, is_coroutine_function, is_generator
+from agentflow.task_options import RetryDelay, check_options
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
@@ -307,15 +307,6 @@ def _unwrap(outcome: Outcome) -> Any:
     if outcome.error is not None:
         raise outcome.error
     return outcome.value
-
-
-def entrypoint_of(fn: Callable[..., Any]) -> str:
-    """``file:qualname`` of a module-level function; "" for one that another process could not find."""
-    code = getattr(inspect.unwrap(fn), "__code__", None)
-    name = getattr(fn, "__qualname__", "")
-    if code is None or "<" in name or "." in name or code.co_filename.startswith("<"):
-        return ""
-    return f"{Path(code.co_filename).resolve()}:{name}"
 
 
 @overload

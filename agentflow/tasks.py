@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import datetime as dt
 import functools
-import hashlib
-import inspect
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
-from agentflow.approvals.policies import policy_from
+from agentflow.callables import default_name, is_coroutine_function, is_generator, receiver_count
 from agentflow.engine import branches
-from agentflow.engine.caching import CachePolicy, choose_policy
+from agentflow.engine.caching import CachePolicy
 from agentflow.engine.context import CURRENT, Frame, current_frame
-from agentflow.engine.futures import Gate, TaskFuture, futures_in, resolved, submit_async, submit_sync
+from agentflow.engine.futures import TaskFuture
 from agentflow.engine.logs import record_prints
-from agentflow.engine.policy import ApprovalRule, StepPolicy, retry_delays
+from agentflow.engine.policy import ApprovalRule, StepPolicy
 from agentflow.engine.runtime import LOOP
 from agentflow.engine.step import Call, decoded, execute, execute_now, hit
 from agentflow.errors import DefinitionError
 from agentflow.payloads.digests import canonical
 from agentflow.signatures import Binder
+from agentflow.submitting import map_in, submit_in
+from agentflow.task_options import RetryDelay, build_policy
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
-_MAX_DELAYS = 50
-RetryDelay = float | Sequence[float] | Callable[[int], Sequence[float]] | None
 
 branches.own_coroutine(execute)
 
@@ -61,7 +56,7 @@ class Task(Generic[P, R_co]):
         self.receiver: tuple[Any, ...] = ()
         functools.update_wrapper(self, fn, updated=())
         self.is_async = is_coroutine_function(fn)
-        self.binder = Binder(fn, name=self.name, skip=_receiver(fn, self._wrapper))
+        self.binder = Binder(fn, name=self.name, skip=receiver_count(fn, self._wrapper))
         if is_generator(fn):
             message = f"{self.name} is a generator; a task returns its value: collect the items in a list"
             raise DefinitionError(message)
@@ -140,28 +135,7 @@ class Task(Generic[P, R_co]):
         Raises ValueError where the lengths differ or nothing is iterable.
         """
         frame = current_frame(f"{self.name}.map()")
-        names = list(kwargs)
-        columns = [_column(value) for value in (*args, *kwargs.values())]
-        lengths = {len(column) for column in columns if column is not None}
-        if len(lengths) != 1:
-            what = (
-                "no iterable argument" if not lengths else f"iterables of different lengths {sorted(lengths)}"
-            )
-            message = f"{self.name}.map() got {what}; wrap constants in unmapped(...)"
-            raise ValueError(message)
-        constants = [_whole(value) for value in (*args, *kwargs.values())]
-        futures: list[TaskFuture[Any]] = []
-        gate = Gate(frame.run.options.settings.map_concurrency)
-        for index in range(lengths.pop()):
-            row = [
-                constant if column is None else column[index]
-                for column, constant in zip(columns, constants, strict=True)
-            ]
-            split = len(row) - len(names)
-            futures.append(
-                submit_in(self, frame, row[:split], dict(zip(names, row[split:], strict=True)), gate)
-            )
-        return futures
+        return map_in(self, frame, args, kwargs)
 
     def with_options(self, **options: Any) -> Task[P, R_co]:
         """The same task with other options (those of `task`)."""
@@ -193,222 +167,8 @@ class Task(Generic[P, R_co]):
         return f"<task {self.name}>"
 
 
-class unmapped(Generic[T]):  # noqa: N801 - Prefect's name
-    """Marks an argument of ``map`` that every call gets whole."""
-
-    def __init__(self, value: T) -> None:
-        self.value = value
-
-
-def _whole(value: Any) -> Any:
-    return cast("unmapped[Any]", value).value if isinstance(value, unmapped) else value
-
-
-def _column(value: Any) -> list[Any] | None:
-    """The items of a mapped argument; None for a constant."""
-    if isinstance(value, TaskFuture):
-        value = cast("TaskFuture[Any]", value).result()
-    if isinstance(value, (unmapped, str, bytes)) or not isinstance(value, Iterable):
-        return None
-    return list(cast("Iterable[Any]", value))
-
-
 def _unasked() -> dict[str, Any]:
     return {}
-
-
-def submit_in(
-    task: Any, frame: Frame, args: Sequence[Any], kwargs: Mapping[str, Any], gate: Gate | None = None
-) -> TaskFuture[Any]:
-    """Submit a task in a frame. With futures among the arguments, the call is made once they have ended."""
-    whole = (*task.receiver, *args)
-    awaited = futures_in((whole, kwargs))
-    if not awaited:
-        call = task.call_in(frame, whole, kwargs)
-
-        def prepare() -> Call:
-            return call
-    else:
-        frame.run.check(frame)
-        late = frame.branched(_late_branch(frame, task.name))
-
-        def prepare() -> Call:
-            values, named = resolved(whole), resolved(dict(kwargs))
-            CURRENT.set(late)
-            return task.call_in(late, values, named)
-
-    if task.is_async:
-        future = submit_async(task.name, frame.run, prepare, awaited, gate)
-    else:
-        future = submit_sync(task.name, frame.run, prepare, awaited)
-    frame.bear(future)
-    return future
-
-
-def _late_branch(frame: Frame, name: str) -> bytes:
-    """The branch of a call whose arguments are not known yet: named by where and in which order it was submitted."""
-    base = frame.run.hasher.digest(b"late|" + name.encode())
-    count = frame.kids.get(base, 0)
-    frame.kids[base] = count + 1
-    return frame.run.hasher.digest(b"%b|%b|%d" % (frame.branch, base, count))
-
-
-def default_name(fn: Callable[..., Any]) -> str:
-    """How a function's steps are called: its qualified name, without the functions it is defined in."""
-    name = getattr(fn, "__qualname__", type(fn).__qualname__)
-    return name.rpartition("<locals>.")[2].replace("<lambda>", "unknown-lambda")
-
-
-def unpartialled(fn: Any) -> Any:
-    """The function inside partials."""
-    return unpartialled(fn.func) if hasattr(fn, "func") and hasattr(fn, "keywords") else fn
-
-
-def is_coroutine_function(fn: Any) -> bool:
-    """Whether calling it gives a coroutine; sees through partials and callable objects."""
-    inner = unpartialled(fn)
-    called: Any = getattr(inner.__class__, "__call__", None)  # noqa: B004 - the method itself is wanted
-    return inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(called)
-
-
-def is_generator(fn: Any) -> bool:
-    """Whether calling it gives a generator."""
-    return inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn)
-
-
-def _receiver(fn: Callable[..., Any], wrapper: type[Any] | None) -> int:
-    """How many leading parameters are the receiver of a method."""
-    if wrapper is staticmethod or not inspect.isfunction(fn):
-        return 0
-    if wrapper is classmethod:
-        return 1
-    first = next(iter(inspect.signature(fn).parameters), "")
-    owner = fn.__qualname__.rpartition(".")[0]
-    return 1 if first in ("self", "cls") and owner and not owner.endswith("<locals>") else 0
-
-
-def build_policy(
-    name: str,
-    fn: Callable[..., Any],
-    binder: Binder,
-    *,
-    retries: int = 0,
-    retry_delay_seconds: RetryDelay = None,
-    retry_jitter_factor: float = 0.0,
-    retry_condition_fn: Callable[[BaseException], bool | Awaitable[bool]] | None = None,
-    timeout_seconds: float | None = None,
-    cache_policy: CachePolicy | None = None,
-    cache_key_fn: Callable[[Any, Mapping[str, Any]], str | None] | None = None,
-    cache_expiration: dt.timedelta | None = None,
-    refresh_cache: bool = False,
-    side_effect: bool = False,
-    idempotent: bool = False,
-    not_done_on: type[BaseException] | Sequence[type[BaseException]] = (),
-    approval: ApprovalRule = None,
-    persist_result: bool = True,
-    log_prints: bool = False,
-    tags: Iterable[str] = (),
-    aliases: Iterable[str] = (),
-) -> StepPolicy:
-    """The policy of a task. Raises `DefinitionError` for options that contradict each other."""
-    result = StepPolicy(
-        name=name,
-        retries=retries,
-        retry_delays=retry_delays(retry_delay_seconds, retries),
-        retry_jitter_factor=retry_jitter_factor,
-        retry_condition=retry_condition_fn,
-        timeout_seconds=timeout_seconds,
-        cache_policy=choose_policy(cache_policy, cache_key_fn, expires=cache_expiration is not None),
-        cache_expiration=cache_expiration,
-        refresh_cache=refresh_cache,
-        side_effect=side_effect,
-        idempotent=idempotent,
-        not_done_on=(not_done_on,) if isinstance(not_done_on, type) else tuple(not_done_on),
-        approval=approval,
-        persist_result=persist_result,
-        log_prints=log_prints,
-        tags=frozenset(tags),
-        aliases=tuple(aliases),
-        validate=binder.validate_named,
-        schema=lambda: binder.schema,
-        description=inspect.getdoc(fn) or "",
-        source=functools.cache(lambda: source_digest(fn)),
-        identity=identity_of(fn),
-        read_answer=binder.read_result,
-    )
-    check_policy(result)
-    return replace(result, plain=result.is_plain())
-
-
-def check_policy(policy: StepPolicy) -> None:
-    """Raise `DefinitionError` for options that contradict each other."""
-    name, effect, cached = policy.name, policy.side_effect, policy.cache_policy is not None
-    check_options(
-        name,
-        policy.retries,
-        policy.retry_delays,
-        policy.timeout_seconds,
-        side_effect=effect,
-        persist=policy.persist_result,
-    )
-    policy_from(policy.approval)
-    problem = ""
-    if effect and policy.retries and not policy.idempotent and not policy.not_done_on:
-        problem = (
-            "a side effect with retries needs idempotent=True, or not_done_on=(...) with the exceptions that prove it "
-            "did not happen; anything else could run it twice"
-        )
-    elif effect and (cached or policy.refresh_cache):
-        problem = "a side effect cannot be cached; take the cache options away"
-    elif not effect and (policy.idempotent or policy.not_done_on or policy.approval is not None):
-        problem = "idempotent, not_done_on and approval are options of side effects; say side_effect=True"
-    elif not policy.persist_result and cached:
-        problem = "persist_result=False records nothing, so nothing can be cached"
-    if problem:
-        message = f"{name}: {problem}"
-        raise DefinitionError(message)
-
-
-def check_options(
-    name: str,
-    retries: int,
-    delays: tuple[float, ...],
-    timeout: float | None,
-    *,
-    side_effect: bool = False,
-    persist: bool = True,
-) -> None:
-    """Raise `DefinitionError` for numbers that make no sense."""
-    if retries < 0 or any(delay < 0 for delay in delays) or (timeout is not None and timeout <= 0):
-        message = f"{name}: retries and delays must not be negative, timeout_seconds must be positive"
-        raise DefinitionError(message)
-    if len(delays) > _MAX_DELAYS:
-        message = f"{name}: at most {_MAX_DELAYS} retry delays; the last one repeats"
-        raise DefinitionError(message)
-    if side_effect and not persist:
-        message = f"{name}: a side effect is always recorded; take persist_result=False away"
-        raise DefinitionError(message)
-
-
-def identity_of(fn: Callable[..., Any]) -> str:
-    """A function's identity across runs: its module, resolved to a file's stem for scripts, and qualified name."""
-    module = getattr(fn, "__module__", "") or ""
-    code = getattr(inspect.unwrap(fn), "__code__", None)
-    if code is not None:
-        module = (
-            module.rpartition(".")[0] + Path(code.co_filename).stem
-            if module != "__main__"
-            else Path(code.co_filename).stem
-        )
-    return f"{module}:{getattr(fn, '__qualname__', type(fn).__qualname__)}"
-
-
-def source_digest(fn: Callable[..., Any]) -> bytes:
-    """A digest of the function's source; of its bytecode where there is no source."""
-    with contextlib.suppress(OSError, TypeError):
-        return hashlib.blake2b(inspect.getsource(fn).encode(), digest_size=16).digest()
-    code = getattr(fn, "__code__", None)
-    return hashlib.blake2b(code.co_code if code is not None else b"", digest_size=16).digest()
 
 
 @overload

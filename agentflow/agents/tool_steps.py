@@ -26,7 +26,7 @@ from agentflow.engine.effects import Edit, json_arguments
 from agentflow.engine.policy import ApprovalRule, StepPolicy, retry_delays
 from agentflow.errors import ApprovalDenied, CorruptRecord
 from agentflow.model.steps import StepKind
-from agentflow.tasks import RetryDelay
+from agentflow.task_options import RetryDelay
 
 #: The key of a tool's metadata under which its options stand.
 OPTIONS = "agentflow"

@@ -1,0 +1,123 @@
+"""The options of a task as one frozen policy, checked at its definition: what contradicts itself is refused here."""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from agentflow.approvals.policies import policy_from
+from agentflow.callables import identity_of, source_digest
+from agentflow.engine.caching import CachePolicy, choose_policy
+from agentflow.engine.policy import ApprovalRule, StepPolicy, retry_delays
+from agentflow.errors import DefinitionError
+from agentflow.signatures import Binder
+
+RetryDelay = float | Sequence[float] | Callable[[int], Sequence[float]] | None
+_MAX_DELAYS = 50
+
+
+def build_policy(
+    name: str,
+    fn: Callable[..., Any],
+    binder: Binder,
+    *,
+    retries: int = 0,
+    retry_delay_seconds: RetryDelay = None,
+    retry_jitter_factor: float = 0.0,
+    retry_condition_fn: Callable[[BaseException], bool | Awaitable[bool]] | None = None,
+    timeout_seconds: float | None = None,
+    cache_policy: CachePolicy | None = None,
+    cache_key_fn: Callable[[Any, Mapping[str, Any]], str | None] | None = None,
+    cache_expiration: dt.timedelta | None = None,
+    refresh_cache: bool = False,
+    side_effect: bool = False,
+    idempotent: bool = False,
+    not_done_on: type[BaseException] | Sequence[type[BaseException]] = (),
+    approval: ApprovalRule = None,
+    persist_result: bool = True,
+    log_prints: bool = False,
+    tags: Iterable[str] = (),
+    aliases: Iterable[str] = (),
+) -> StepPolicy:
+    """The policy of a task. Raises `DefinitionError` for options that contradict each other."""
+    result = StepPolicy(
+        name=name,
+        retries=retries,
+        retry_delays=retry_delays(retry_delay_seconds, retries),
+        retry_jitter_factor=retry_jitter_factor,
+        retry_condition=retry_condition_fn,
+        timeout_seconds=timeout_seconds,
+        cache_policy=choose_policy(cache_policy, cache_key_fn, expires=cache_expiration is not None),
+        cache_expiration=cache_expiration,
+        refresh_cache=refresh_cache,
+        side_effect=side_effect,
+        idempotent=idempotent,
+        not_done_on=(not_done_on,) if isinstance(not_done_on, type) else tuple(not_done_on),
+        approval=approval,
+        persist_result=persist_result,
+        log_prints=log_prints,
+        tags=frozenset(tags),
+        aliases=tuple(aliases),
+        validate=binder.validate_named,
+        schema=lambda: binder.schema,
+        description=inspect.getdoc(fn) or "",
+        source=functools.cache(lambda: source_digest(fn)),
+        identity=identity_of(fn),
+        read_answer=binder.read_result,
+    )
+    check_policy(result)
+    return replace(result, plain=result.is_plain())
+
+
+def check_policy(policy: StepPolicy) -> None:
+    """Raise `DefinitionError` for options that contradict each other."""
+    name, effect, cached = policy.name, policy.side_effect, policy.cache_policy is not None
+    check_options(
+        name,
+        policy.retries,
+        policy.retry_delays,
+        policy.timeout_seconds,
+        side_effect=effect,
+        persist=policy.persist_result,
+    )
+    policy_from(policy.approval)
+    problem = ""
+    if effect and policy.retries and not policy.idempotent and not policy.not_done_on:
+        problem = (
+            "a side effect with retries needs idempotent=True, or not_done_on=(...) with the exceptions that prove it "
+            "did not happen; anything else could run it twice"
+        )
+    elif effect and (cached or policy.refresh_cache):
+        problem = "a side effect cannot be cached; take the cache options away"
+    elif not effect and (policy.idempotent or policy.not_done_on or policy.approval is not None):
+        problem = "idempotent, not_done_on and approval are options of side effects; say side_effect=True"
+    elif not policy.persist_result and cached:
+        problem = "persist_result=False records nothing, so nothing can be cached"
+    if problem:
+        message = f"{name}: {problem}"
+        raise DefinitionError(message)
+
+
+def check_options(
+    name: str,
+    retries: int,
+    delays: tuple[float, ...],
+    timeout: float | None,
+    *,
+    side_effect: bool = False,
+    persist: bool = True,
+) -> None:
+    """Raise `DefinitionError` for numbers that make no sense."""
+    if retries < 0 or any(delay < 0 for delay in delays) or (timeout is not None and timeout <= 0):
+        message = f"{name}: retries and delays must not be negative, timeout_seconds must be positive"
+        raise DefinitionError(message)
+    if len(delays) > _MAX_DELAYS:
+        message = f"{name}: at most {_MAX_DELAYS} retry delays; the last one repeats"
+        raise DefinitionError(message)
+    if side_effect and not persist:
+        message = f"{name}: a side effect is always recorded; take persist_result=False away"
+        raise DefinitionError(message)
