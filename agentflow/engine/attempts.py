@@ -51,8 +51,9 @@ async def execute_fully(call: Call, place: Place, rt: Runtime) -> Any:
     if call.policy.cache_policy is not None:
         key = _cross_run_key(call)
         if key is not None and not call.policy.refresh_cache:
-            found = run.journal.cached(key, run.options.clock())
-            if found is not None and (value := _decoded(call, found)):
+            found = run.journal.cached(key)
+            good = found is not None and found.is_good(run.options.clock())
+            if found is not None and good and (value := _decoded(call, found)):
                 return await _from_cache(call, place, found, value[0], rt)
     return await _attempts(call, record.place if record is not None else place, record, key, rt)
 

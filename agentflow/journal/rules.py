@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from agentflow.errors import DecisionRefusedError, Fenced
@@ -73,3 +73,19 @@ def check_consumption(
     if problem:
         message = f"approval {wait_id} {problem}"
         raise DecisionRefusedError(message)
+
+
+def leads_back(key: bytes, around: Sequence[bytes], inner: Callable[[bytes], Iterable[bytes]]) -> bool:
+    """Whether the computation of `key` waits, through any number of others, for one of the keys `around`.
+
+    `inner`: the keys that are computed, or waited for, inside the computation of a key.
+    """
+    seen, queue = {key}, [key]
+    while queue:
+        for other in inner(queue.pop()):
+            if other in around:
+                return True
+            if other not in seen:
+                seen.add(other)
+                queue.append(other)
+    return False

@@ -7,10 +7,11 @@ from typing import NamedTuple, cast
 
 from agentflow.errors import AgentflowError, Fenced, JournalUnavailable, RunOwnedError
 from agentflow.journal.memory import MemoryJournal
-from agentflow.journal.protocol import Journal, RunFilter
+from agentflow.journal.protocol import CacheFilter, Journal, RunFilter
 from agentflow.model.runs import Run
 
 EVERYTHING = RunFilter(limit=1000)
+KEYS = (b"x", b"y", b"z")
 
 
 class Oracle(MemoryJournal):
@@ -61,6 +62,8 @@ def everything(journal: Journal, now: float) -> object:
             journal.due_runs(now),
             journal.list_waits(open_only=False),
             journal.list_waits(),
-            [journal.cached(key, now) for key in (b"x", b"y")],
+            [journal.cached(key) for key in KEYS],
+            journal.cache_entries(CacheFilter()),
+            [journal.key_holder(key) for key in KEYS],
         ]
     )

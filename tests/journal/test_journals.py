@@ -17,7 +17,7 @@ from agentflow.errors import (
     WaitNotFoundError,
 )
 from agentflow.journal.memory import MemoryJournal
-from agentflow.journal.protocol import CacheRow, Journal, RunFilter
+from agentflow.journal.protocol import Journal, RunFilter
 from agentflow.journal.sqlite import SqliteJournal
 from agentflow.model.ids import new_id
 from agentflow.model.runs import NewRun, Origin, Run
@@ -274,24 +274,6 @@ def test_runs_are_listed_newest_first_and_filtered(journal: Journal) -> None:
     assert [run.number for run in journal.list_runs(RunFilter(limit=2, before=5))] == [4, 3]
     assert [run.number for run in journal.list_runs(RunFilter(flow="b"))] == [5, 3, 1]
     assert [run.number for run in journal.list_runs(RunFilter(states=(StateType.COMPLETED,)))] == [1]
-
-
-def test_cached_results_expire_and_are_replaced(journal: Journal) -> None:
-    """At its expiry a result is gone; a later one takes its place."""
-    run = journal.create_run(new_run())
-    journal.append(
-        run.number, run.epoch, [row(run, 1)], cache=[CacheRow(b"key", b"1", 1.0, 10.0, run.number)]
-    )
-    found = journal.cached(b"key", 9.9)
-    assert found is not None
-    assert found.value == b"1"
-    assert journal.cached(b"key", 10.0) is None
-    journal.append(
-        run.number, run.epoch, [row(run, 2)], cache=[CacheRow(b"key", b"2", 11.0, None, run.number)]
-    )
-    found = journal.cached(b"key", 1e12)
-    assert found is not None
-    assert found.value == b"2"
 
 
 def test_logs_are_kept_per_run(journal: Journal) -> None:

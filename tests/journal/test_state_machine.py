@@ -17,7 +17,6 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    RuleBasedStateMachine,
     initialize,
     invariant,
     precondition,
@@ -31,7 +30,8 @@ from agentflow.model.runs import NewRun, Origin, Run
 from agentflow.model.states import StateType
 from agentflow.model.steps import LogRow, StepRow
 from agentflow.model.waits import Decision, Verdict, Wait, WaitKind
-from tests.journal.oracle import Failure, Oracle, everything, outcome
+from tests.journal.cache_rules import CacheRules
+from tests.journal.oracle import KEYS, Failure, Oracle, everything, outcome
 from tests.journal.striking import KEY, Fault, StruckJournal
 
 small = st.integers(0, 3)
@@ -51,7 +51,7 @@ rarely = st.sampled_from([False, False, False, True])
 asked = precondition(lambda self: bool(self.waits))
 
 
-class Journals(RuleBasedStateMachine):
+class Journals(CacheRules):
     """Both stores do the same."""
 
     def __init__(self) -> None:
@@ -237,7 +237,7 @@ class Journals(RuleBasedStateMachine):
 
     @rule(
         which=stores, index=small, age=ages, count=st.integers(0, 3), again=repeats, durable=st.booleans(),
-        keys=st.lists(st.sampled_from([b"x", b"y"]), max_size=2), lifetime=st.none() | small,
+        keys=st.lists(st.sampled_from(KEYS), max_size=2), lifetime=st.none() | small,
         consumed=st.lists(st.integers(0, 9), max_size=2), fault=faults, repeat=repeats,
     )  # fmt: skip
     def append(
@@ -257,7 +257,9 @@ class Journals(RuleBasedStateMachine):
         run = self.run_of(index)
         rows = [self.new_row(run, again=again) for _ in range(count)]
         expires = None if lifetime is None else self.now + lifetime
-        cache = [CacheRow(key, b"%d" % self.rows, self.now, expires, run.number) for key in keys]
+        cache = [
+            CacheRow(key, b"%d" % self.rows, self.now, expires, run.number, private=again) for key in keys
+        ]
         taken = [self.wait_of(wait) for wait in consumed]
 
         def call(journal: Journal) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from bisect import bisect_left, insort
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from agentflow.errors import Fenced, RunNotFoundError
-from agentflow.journal.protocol import CacheRow
+from agentflow.journal.protocol import CacheLock, CacheRow
+from agentflow.journal.protocol.cache import KEPT_EXPIRED, PRUNED_AT_ONCE
 from agentflow.model.runs import Run
 from agentflow.model.steps import LogRow, StepRow
 from agentflow.model.waits import EventRow, Wait
@@ -31,6 +33,10 @@ class MemoryBase:
         self._waits: dict[str, Wait] = {}
         self._events: list[EventRow] = []
         self._cache: dict[bytes, CacheRow] = {}
+        #: When entries expire, soonest first.
+        self._expiring: list[tuple[float, bytes]] = []
+        #: By key, run and step: the lock, and whether it is held (else waited for).
+        self._locks: dict[tuple[bytes, int, bytes], tuple[CacheLock, bool]] = {}
         self._logs: list[LogRow] = []
         self._version = 0
         self._listeners: list[Callable[[], None]] = []
@@ -71,3 +77,31 @@ class MemoryBase:
         wait = self._waits.get(wait_id)
         if wait is not None and wait.consumed is None:
             self._waits[wait_id] = replace(wait, consumed=self._clock())
+
+    def _put_cache(self, entries: Sequence[CacheRow]) -> None:
+        """Store entries, and remove a few that expired long ago."""
+        for entry in entries:
+            self._drop_entry(entry.key)
+            self._cache[entry.key] = entry
+            if entry.expires is not None:
+                insort(self._expiring, (entry.expires, entry.key))
+        if entries:
+            limit = max(entry.created for entry in entries) - KEPT_EXPIRED
+            for expires, key in self._expiring[:PRUNED_AT_ONCE]:
+                if expires <= limit:
+                    self._drop_entry(key)
+
+    def _drop_entry(self, key: bytes) -> None:
+        entry = self._cache.pop(key, None)
+        if entry is not None and entry.expires is not None:
+            del self._expiring[bisect_left(self._expiring, (entry.expires, key))]
+
+    def _forget_run(self, number: int) -> None:
+        """A run has ended: what it alone could use, and the locks that it held."""
+        for entry in [row for row in self._cache.values() if row.run == number and row.private]:
+            self._drop_entry(entry.key)
+        self._drop_locks(lambda lock, _: lock.run == number)
+
+    def _drop_locks(self, is_over: Callable[[CacheLock, bool], bool]) -> None:
+        for spot in [spot for spot, (lock, held) in self._locks.items() if is_over(lock, held)]:
+            del self._locks[spot]

@@ -83,6 +83,8 @@ class MemoryRuns(MemoryBase):
             )
             if release:
                 self._owned.discard(number)
+            if stored.is_final:
+                self._forget_run(number)
         self._notify()
 
     def add_origin(self, run_id: str, origin: Origin) -> None:
@@ -98,6 +100,7 @@ class MemoryRuns(MemoryBase):
                 raise RunFinishedError(run_id, run.state.value)
             if run.number not in self._owned:
                 run = replace(run, state=StateType.CANCELLED, message=message, ended=self._clock())
+                self._forget_run(run.number)
             else:
                 run = replace(run, state=StateType.CANCELLING, message=message)
             self._runs[run.number] = run

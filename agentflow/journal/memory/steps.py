@@ -31,8 +31,7 @@ class MemorySteps(MemoryBase):
         with self._lock:
             self._check_epoch(number, epoch)
             self._add_steps(number, rows)
-            for entry in cache:
-                self._cache[entry.key] = entry
+            self._put_cache(cache)
             for wait_id in consumed:
                 self._consume(wait_id)
         self._version += 1

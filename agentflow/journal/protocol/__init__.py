@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from agentflow.journal.protocol.cache import CacheRow, CacheVerbs
+from agentflow.journal.protocol.cache import CacheEntry, CacheFilter, CacheLock, CacheRow, CacheVerbs
 from agentflow.journal.protocol.runs import RunFilter, RunVerbs
 from agentflow.journal.protocol.steps import StepVerbs
 from agentflow.journal.protocol.waits import WaitVerbs
@@ -36,4 +36,4 @@ class Journal(RunVerbs, StepVerbs, WaitVerbs, CacheVerbs, Protocol):
         ...
 
 
-__all__ = ["CacheRow", "Journal", "RunFilter"]
+__all__ = ["CacheEntry", "CacheFilter", "CacheLock", "CacheRow", "Journal", "RunFilter"]

@@ -75,11 +75,38 @@ UPDATE event SET taken_by = ? WHERE id = ?
 SELECT id FROM wait WHERE run = ? AND name = ? AND kind = 'event' AND decided IS NULL ORDER BY opened, id LIMIT 1
 
 -- name: cached
-SELECT value, created, expires, run FROM cache WHERE key = ?
+SELECT key, value, created, expires, run, run_id, task, name, parts, private FROM cache WHERE key = ?
 
 -- name: put_cache
-INSERT INTO cache VALUES (?, ?, ?, ?, ?)
-ON CONFLICT (key) DO UPDATE SET value = excluded.value, created = excluded.created, expires = excluded.expires, run = excluded.run
+INSERT INTO cache (key, value, created, expires, run, run_id, task, name, parts, private)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (key) DO UPDATE SET value = excluded.value, created = excluded.created, expires = excluded.expires,
+  run = excluded.run, run_id = excluded.run_id, task = excluded.task, name = excluded.name, parts = excluded.parts,
+  private = excluded.private
+
+-- name: prune_cache
+DELETE FROM cache WHERE key IN (SELECT key FROM cache WHERE expires <= ? ORDER BY expires, key LIMIT ?)
+
+-- name: drop_private_cache
+DELETE FROM cache WHERE run = ? AND private = 1
+
+-- name: key_locks
+SELECT key, run, epoch, step, above FROM cache_lock WHERE key = ? AND held = 1
+
+-- name: inner_locks
+SELECT key, run, epoch, step, above FROM cache_lock WHERE above = ?
+
+-- name: put_lock
+INSERT OR REPLACE INTO cache_lock VALUES (?, ?, ?, ?, ?, ?)
+
+-- name: drop_key_locks
+DELETE FROM cache_lock WHERE key = ? AND held = 1
+
+-- name: drop_lock
+DELETE FROM cache_lock WHERE key = ? AND run = ? AND epoch = ? AND step = ?
+
+-- name: drop_run_locks
+DELETE FROM cache_lock WHERE run = ?
 
 -- name: add_log
 INSERT INTO log VALUES (NULL, ?, ?, ?, ?, ?, ?)

@@ -12,6 +12,7 @@ from agentflow.journal import rules
 from agentflow.journal.protocol import RunFilter
 from agentflow.journal.rows import new_run, new_run_values, run_from
 from agentflow.journal.sqlite.base import SQL, SqliteBase
+from agentflow.journal.sqlite.cache import forget_run
 from agentflow.model.runs import NewRun, Origin, Run
 from agentflow.model.states import StateType
 
@@ -97,6 +98,8 @@ class SqliteRuns(SqliteBase):
             db.execute(
                 SQL["set_state"], (stored.value, message, ended, result, error, int(release), number, epoch)
             )
+            if stored.is_final:
+                forget_run(db, number)
 
         try:
             self._commit(work, durable=durable)
@@ -123,6 +126,7 @@ class SqliteRuns(SqliteBase):
                 raise RunFinishedError(run_id, run.state.value)
             if not self._ownership.is_held(run.number, run.epoch):
                 db.execute(SQL["cancel_unstarted"], (message, self._clock(), run.number))
+                forget_run(db, run.number)
             else:
                 db.execute(SQL["request_cancel"], (message, run.number))
             return self._need_run(db, run_id)

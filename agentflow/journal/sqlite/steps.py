@@ -14,6 +14,7 @@ from agentflow.journal.commits import Checkpointer
 from agentflow.journal.protocol import CacheRow
 from agentflow.journal.rows import wait_from
 from agentflow.journal.sqlite.base import LOST, SQL, SqliteBase, check_epoch
+from agentflow.journal.sqlite.cache import put_cache
 from agentflow.model.steps import SEQUENCE_BITS, StepRow
 
 _FENCED = SQL["append_step_fenced"]
@@ -41,7 +42,7 @@ class SqliteSteps(SqliteBase):
             check_epoch(db, number, epoch)
             db.executemany(_APPEND, rows)
             if cache:
-                db.executemany(SQL["put_cache"], cache)
+                put_cache(db, cache)
             if consumed:
                 now = self._clock()
                 db.executemany(SQL["consume_wait"], [(now, wait_id) for wait_id in consumed])
