@@ -181,7 +181,8 @@ class Flow(Generic[P, R_co]):
     def new_run(
         self, arguments: Mapping[str, Any], journal: Journal, options: Options, origin: Origin
     ) -> NewRun:
-        """The run that a call with these arguments makes."""
+        """The run that a call with these arguments makes; inside of a run, one that is cancelled with it."""
+        around = CURRENT.get()
         codec = Codec(journal.key, allow_pickle=options.settings.allow_pickle)
         return NewRun(
             id=new_id(),
@@ -194,6 +195,7 @@ class Flow(Generic[P, R_co]):
             cwd=os.getcwd(),  # noqa: PTH109 - a string is what is stored
             interpreter=sys.executable,
             tags=tuple(sorted(self.tags)),
+            parent="" if around is None else around.run.run.id,
         )
 
     # -- resuming it

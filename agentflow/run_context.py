@@ -1,4 +1,4 @@
-"""What running code can ask of its run: who it is, an idempotency key, a name for a branch."""
+"""What code can ask of runs: inside one who it is, a key, a name for a branch; from anywhere an event, its end."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from agentflow.engine.context import CURRENT, current_frame
 from agentflow.errors import RunNotFoundError
 from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Journal
+from agentflow.model.runs import Run
 from agentflow.model.waits import binding
 from agentflow.payloads.codec import Codec
+
+#: Characters of a reason that are kept.
+_REASON_LIMIT = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +75,14 @@ def send_event(run_id: str, name: str, payload: Any = None, *, journal: Journal 
         raise RunNotFoundError(run_id)
     data = Codec(journal.key).encode(payload)
     return journal.send_event(run_id, name, data, time.time()) is not None
+
+
+def cancel_run(run_id: str, *, actor: str, reason: str = "", journal: Journal | None = None) -> Run:
+    """Ask a run to stop, and the runs that it has started; returns it as it stands then.
+
+    Where nobody runs it, it is CANCELLED at once. Else it is CANCELLING until its owner has seen that: what waits is
+    woken, async work is cancelled, sync work is refused its next step, side effects under way end first. Who asked and
+    why stays with the run; a second request changes nothing. Raises `RunNotFoundError`, `RunFinishedError`.
+    """
+    why = f"cancelled by {actor}" + (f": {reason[:_REASON_LIMIT]}" if reason else "")
+    return (journal or open_journal()).request_cancel(run_id, why)

@@ -58,6 +58,7 @@ def run_view(run: Run, *, full: bool = True) -> dict[str, Any]:
     view: dict[str, Any] = {
         "run_id": run.id,
         "flow": run.flow,
+        "parent": run.parent or None,
         "state": run.state.value,
         "message": run.message,
         "origins": [origin.value for origin in run.origins],
@@ -192,3 +193,21 @@ def steps_of(journal: Journal, run: Run) -> list[dict[str, Any]]:
     tree = StepTree(journal.key)
     tree.feed(journal.steps(run.number))
     return tree.steps
+
+
+def in_doubt(
+    journal: Journal, run: Run, steps: Iterable[dict[str, Any]] | None = None
+) -> list[dict[str, Any]]:
+    """Side effects that were started and of which nobody knows whether they happened, and nobody is at work on them.
+
+    Of a run that has ended nobody will ask a person any more: so they are listed for as long as the run is.
+    """
+    if not run.state.is_final and journal.is_owned(run):
+        return []
+    found = steps_of(journal, run) if steps is None else steps
+    nothing: dict[str, Any] = {}
+    return [
+        {"step": step["id"], "name": step["name"], "arguments": (step["detail"] or nothing).get("arguments")}
+        for step in found
+        if step["effect"] and step["event"] in (StepEvent.INTENT, StepEvent.UNKNOWN)
+    ]

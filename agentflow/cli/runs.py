@@ -31,14 +31,15 @@ from agentflow.cli.output import (
 )
 from agentflow.cli.progress import RunProgress, watching
 from agentflow.cli.run import Flag
-from agentflow.errors import UsageError
+from agentflow.errors import RunFinishedError, UsageError
 from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Journal, RunFilter
 from agentflow.loading import load_flow
 from agentflow.model.runs import Origin, Run
 from agentflow.model.states import StateType
 from agentflow.payloads.failures import describe_failure
-from agentflow.views import run_view, stamp, steps_of, waiting_view
+from agentflow.run_context import cancel_run
+from agentflow.views import in_doubt, run_view, stamp, steps_of, waiting_view
 
 app = App(
     name="runs",
@@ -46,6 +47,7 @@ app = App(
 )
 
 _LOOK_SECONDS = 0.2
+_CHILDREN = 50
 
 
 @app.command
@@ -53,6 +55,7 @@ def ls(
     *,
     state: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     flow: str = "",
+    parent: str = "",
     limit: int = 20,
     json: Flag = False,
 ) -> int:
@@ -61,12 +64,14 @@ def ls(
     Args:
         state: Only runs in this state, such as running, paused or failed; repeatable.
         flow: Only runs of this flow.
+        parent: Only runs that this run has started.
         limit: At most so many; default: 20.
         json: Print a JSON list.
     """
     states = tuple(_state(name) for name in state)
     journal = open_journal()
-    runs = journal.list_runs(RunFilter(limit=max(limit, 0), states=states, flow=flow))
+    above = find_run(journal, parent).id if parent else ""
+    runs = journal.list_runs(RunFilter(limit=max(limit, 0), states=states, flow=flow, parent=above))
     if json:
         print_json([run_view(run, full=False) for run in runs])
         return COMPLETED
@@ -112,18 +117,22 @@ def show(run: str, /, *, json: Flag = False) -> int:
     found = find_run(journal, run)
     steps = steps_of(journal, found)
     waits = () if found.state.is_final else tuple(journal.list_waits(number=found.number))
-    view = run_view(found) | {
+    view: dict[str, Any] = run_view(found) | {
         "owned": journal.is_owned(found),
+        "children": [child.id for child in journal.list_runs(RunFilter(limit=_CHILDREN, parent=found.id))],
         "waiting_for": waiting_view(waits),
+        "in_doubt": in_doubt(journal, found, steps),
         "steps": steps,
     }
     if json:
         print_json(view)
         return COMPLETED
-    for name in ("run_id", "flow", "entrypoint", "state", "message", "created", "started", "ended"):
+    for name in ("run_id", "flow", "entrypoint", "parent", "state", "message", "created", "started", "ended"):
         if view[name]:
             print_line(f"{name:<12}{view[name]}")
     print_line(f"{'origins':<12}{', '.join(found.origins)}")
+    for child in view["children"]:
+        print_line(f"{'child':<12}{child}")
     if found.crashes:
         print_line(f"{'crashes':<12}{found.crashes}")
     print_line(f"{'arguments':<12}{json_text(view['parameters'])}")
@@ -136,9 +145,15 @@ def show(run: str, /, *, json: Flag = False) -> int:
     if found.error is not None:
         failure = describe_failure(found.error)
         print_line(failure["traceback"].rstrip() or f"{failure['type']}: {failure['text']}")
+    _tell_doubts(view["in_doubt"])
     for wait in waits:
         tell_wait(wait)
     return COMPLETED
+
+
+def _tell_doubts(doubts: list[dict[str, Any]]) -> None:
+    for doubt in doubts:
+        say(f"in doubt: {doubt['name']} was started, and nobody knows whether it happened", style="yellow")
 
 
 @app.command
@@ -251,21 +266,38 @@ def resume_run(journal: Journal, found: Run, *, take_over: bool = False, web: st
 
 
 @app.command
-def cancel(run: str, /, *, reason: str = "", json: Flag = False) -> int:
-    """Stop a run: at once where nobody runs it, else at its next step.
+def cancel(*runs: str, reason: str = "", json: Flag = False) -> int:
+    """Stop runs, and those that they have started: at once where nobody runs them, else at their next step.
 
     Args:
-        run: Id of the run, or an end of it.
-        reason: Recorded with the run.
-        json: Print the run as a JSON object.
+        runs: Ids of runs, or ends of them.
+        reason: Recorded with the runs.
+        json: Print the run as a JSON object; of several a list.
     """
+    if not runs:
+        message = "name at least one run: agentflow runs cancel RUN"
+        raise UsageError(message)
     journal = open_journal()
-    found = find_run(journal, run)
-    cancelled = journal.request_cancel(found.id, reason or f"cancelled by {persons.person()}")
+    found = {run.id: run for run in [find_run(journal, name) for name in runs]}
+    ended = [run for run in found.values() if run.state.is_final]
+    if ended:  # nothing is done by halves
+        raise RunFinishedError(ended[0].id, ended[0].state.value)
+    cancelled = [_cancel(journal, run, reason) for run in found.values()]
     if json:
-        print_json(run_view(cancelled))
-    elif cancelled.state is StateType.CANCELLED:
-        say(f"run {found.id} is cancelled")
-    else:
-        say(f"run {found.id} stops at its next step (it runs in {found.owner or 'another process'})")
+        views = [run_view(run) | {"in_doubt": in_doubt(journal, run)} for run in cancelled]
+        print_json(views[0] if len(runs) == 1 else views)
+        return COMPLETED
+    for run in cancelled:
+        if run.state.is_final:
+            say(f"run {run.id} is {run.state.lower()}")
+            _tell_doubts(in_doubt(journal, run))
+        else:
+            say(f"run {run.id} stops at its next step (it runs in {run.owner or 'another process'})")
     return COMPLETED
+
+
+def _cancel(journal: Journal, run: Run, reason: str) -> Run:
+    try:
+        return cancel_run(run.id, actor=persons.person(), reason=reason, journal=journal)
+    except RunFinishedError:  # meanwhile: by itself, or with its parent, which was named before it
+        return journal.get_run(run.id) or run

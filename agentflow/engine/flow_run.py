@@ -31,6 +31,7 @@ from agentflow.errors import (
     TaskTimeoutError,
     Unwinding,
 )
+from agentflow.model.runs import Run
 from agentflow.model.states import StateType
 from agentflow.model.waits import Wait
 from agentflow.payloads.failures import encode_failure
@@ -290,6 +291,8 @@ async def _finished(
     if error is not None:
         failure, error = encode_failure(active.codec, error)
     message = "" if error is None else f"{type(error).__name__}: {error}"[:_MESSAGE_LIMIT]
+    if isinstance(error, RunCancelled):  # who asked and why is all there is to say, whoever writes it down
+        message, failure = str(error), None
     await rt.blocking(
         partial(
             active.journal.set_state,
@@ -308,11 +311,14 @@ async def _finished(
 async def _suspended(active: ActiveRun, rt: Inline | Loop) -> Outcome:
     waits = active.waiting_for()
 
-    def leave() -> None:
+    def leave() -> Run | None:
         message = waiting_message(waits)
         active.journal.set_state(active.number, active.epoch, StateType.PAUSED, message=message, release=True)
+        return active.journal.get_run(active.run.id)
 
-    await rt.blocking(leave)
+    left = await rt.blocking(leave)
+    if left is not None and left.state is StateType.CANCELLED:  # asked to stop while it left
+        return Outcome(left.id, left.state, None, RunCancelled(left.message), active.tally)
     return Outcome(active.run.id, StateType.PAUSED, None, None, active.tally, tuple(waits))
 
 

@@ -32,6 +32,7 @@ def new_run_values(new: NewRun, state: StateType, owner: str) -> tuple[Any, ...]
         new.cwd,
         new.interpreter,
         "\n".join(new.tags),
+        new.parent,
     )
 
 
@@ -60,6 +61,7 @@ def new_run(new: NewRun, state: StateType, owner: str, number: int) -> Run:
         interpreter=new.interpreter,
         tags=new.tags,
         crashes=0,
+        parent=new.parent,
     )
 
 
@@ -81,6 +83,7 @@ def run_from(row: Sequence[Any]) -> Run:
         interpreter=row[18],
         tags=tuple(row[19].split("\n")) if row[19] else (),
         crashes=row[20],
+        parent=row[21],
     )
 
 

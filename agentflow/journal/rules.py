@@ -5,27 +5,47 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from agentflow.errors import DecisionRefusedError, Fenced
+from agentflow.errors import Cancelling, DecisionRefusedError, Fenced
 from agentflow.model.runs import Run
 from agentflow.model.states import StateType, is_legal
 from agentflow.model.waits import VERDICTS, Decision, Verdict, Wait, WaitKind
 
 
-def next_state(row: Sequence[Any] | None, epoch: int, state: StateType) -> StateType:
-    """The state to store. Refuses a stale owner's change, and one that the table of states does not know.
+def next_state(
+    row: Sequence[Any] | None, epoch: int, state: StateType, message: str, *, release: bool
+) -> tuple[StateType, str]:
+    """The state and the message to store. Refuses a stale owner's change, and one that the table does not know.
 
-    `row` = (state, epoch). A run that was asked to stop stays CANCELLING until it has stopped.
+    `row` = (state, epoch, message). A run that was asked to stop stays CANCELLING until it has stopped, or until
+    nobody owns it any more: then it has.
     """
     if row is None or row[1] != epoch:
-        message = "another process has taken this run over"
-        raise Fenced(message)
+        raise Fenced("another process has taken this run over")
     before = StateType(row[0])
     if before is StateType.CANCELLING and state in (StateType.PAUSED, StateType.RUNNING):
-        return before
+        return (StateType.CANCELLED if release else before), row[2]
     if not is_legal(before, state):
-        message = f"a run cannot go from {before} to {state}"
-        raise ValueError(message)
-    return state
+        raise ValueError(f"a run cannot go from {before} to {state}")
+    return state, message
+
+
+def cancelled_state(state: StateType, stored: str, message: str, *, owned: bool) -> tuple[StateType, str]:
+    """What a run that has not ended becomes when somebody asks it to stop; who asks first counts."""
+    return (
+        StateType.CANCELLING if owned else StateType.CANCELLED,
+        stored if state is StateType.CANCELLING else message,
+    )
+
+
+def with_parent(parent: str, message: str) -> str:
+    """Why a run is cancelled that another one has started."""
+    return f"cancelled with its parent {parent}: {message}"
+
+
+def check_parent(state: StateType, message: str) -> None:
+    """Refuse a new run below one that was asked to stop: the request would not reach it."""
+    if state in (StateType.CANCELLING, StateType.CANCELLED):
+        raise Cancelling(message)
 
 
 def check_decision(wait: Wait, run: Run, decision: Decision, now: float) -> None:

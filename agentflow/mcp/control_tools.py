@@ -39,7 +39,8 @@ from agentflow.mcp.shapes import (
 from agentflow.model.runs import Origin, Run
 from agentflow.model.states import StateType
 from agentflow.model.waits import PERSON_KINDS, Wait
-from agentflow.views import stamp, steps_of, waiting_view
+from agentflow.run_context import cancel_run
+from agentflow.views import in_doubt, stamp, steps_of, waiting_view
 
 #: No client should wait longer: many give up after 60 seconds.
 LONGEST_WAIT = 50.0
@@ -140,7 +141,8 @@ class ControlTools:
             view["result"] = results.value_of(self._worker.flows.get(run.flow), self._journal, run)
         shown = [_step_shape(step) for step in steps[-_MOST_STEPS:]]
         waiting = [WaitingShape.model_validate(wait) for wait in waiting_view(waits)]
-        return RunDetails(**view, steps=shown, steps_total=len(steps), waiting_for=waiting)
+        doubts = [doubt["name"] for doubt in in_doubt(self._journal, run, steps)]
+        return RunDetails(**view, steps=shown, steps_total=len(steps), waiting_for=waiting, in_doubt=doubts)
 
     async def await_run(
         self,
@@ -172,9 +174,14 @@ class ControlTools:
         runs = self._journal.list_runs(RunFilter(limit=limit, states=states, flow=flow))
         return RunList(runs=[RunShape.model_validate(results.safe_run_view(run, full=False)) for run in runs])
 
-    def cancel_run(self, run_id: RunId, context: Context) -> RunDetails:
-        """Ask a run to stop. It stops at its next step; what it has done already stays done."""
-        self._journal.request_cancel(run_id, f"cancelled by {client_name(context.session)}")
+    def cancel_run(
+        self,
+        run_id: RunId,
+        context: Context,
+        reason: Annotated[str, Field(description="Why; recorded with the run.")] = "",
+    ) -> RunDetails:
+        """Ask a run to stop, and the runs it has started. It stops at its next step; what it has done stays done."""
+        cancel_run(run_id, actor=client_name(context.session), reason=reason, journal=self._journal)
         self._worker.interrupt()
         return self.get_run(run_id)
 

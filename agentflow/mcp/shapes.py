@@ -45,6 +45,8 @@ class RunShape(_Shape):
 
     run_id: str
     flow: str
+    #: The run that started it.
+    parent: str | None = None
     state: StateType
     message: str
     origins: list[str]
@@ -101,6 +103,8 @@ class RunDetails(RunShape):
     #: How many steps there are; `steps` holds the last of them.
     steps_total: int
     waiting_for: list[WaitingShape]
+    #: Side effects that were started and of which nobody knows whether they happened.
+    in_doubt: list[str] = []
 
 
 class LogLine(_Shape):

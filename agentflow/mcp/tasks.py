@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import anyio.to_thread
@@ -42,6 +43,7 @@ from agentflow.model.runs import Run
 from agentflow.model.states import StateType
 from agentflow.payloads.codec import Codec
 from agentflow.payloads.failures import decode_failure
+from agentflow.run_context import cancel_run
 from agentflow.views import stamp
 
 _MODERN = frozenset(MODERN_PROTOCOL_VERSIONS)
@@ -115,8 +117,8 @@ class DurableTasks(ServerExtension):
     async def _cancel(self, request: RequestContext, params: TaskParams) -> Acknowledgement:
         caller, run = await self._task(request, params)
         try:
-            message = f"cancelled by {caller.name}"
-            await anyio.to_thread.run_sync(self._journal.request_cancel, run.id, message)
+            cancel = partial(cancel_run, run.id, actor=caller.name, journal=self._journal)
+            await anyio.to_thread.run_sync(cancel)
         except RunFinishedError:
             pass  # a task that has ended is acknowledged all the same
         self._worker.interrupt()

@@ -37,6 +37,8 @@ class NewRun:
     cwd: str = ""
     interpreter: str = ""
     tags: tuple[str, ...] = ()
+    #: Id of the run that started this one, and with which it is cancelled; "" = none.
+    parent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,3 +70,9 @@ class Run:
     tags: tuple[str, ...]
     #: How often a life of this run ended without saying so.
     crashes: int
+    #: Id of the run that started this one; "" = none.
+    parent: str
+
+
+#: A run that has taken its process down this often is no longer recovered unasked.
+CRASHES_LIMIT = 3

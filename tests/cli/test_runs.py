@@ -1,5 +1,7 @@
 """`agentflow runs`: looking at runs, following and cancelling them."""
 
+import re
+
 from tests.cli.conftest import FLOWS, Shell, ended
 from tests.cli.test_run import one_line
 
@@ -92,13 +94,41 @@ def test_cancelling(shell: Shell) -> None:
     """A run that nobody runs is cancelled at once, one that runs at its next step."""
     run = shell("run", f"{FLOWS}:payment", "--json").json()["run_id"]
     view = shell.look("runs", "cancel", run, "--reason", "a mistake", "--json").json()
-    assert (view["state"], view["message"]) == ("CANCELLED", "a mistake")
+    assert view["state"] == "CANCELLED"
+    assert re.fullmatch("cancelled by .+: a mistake", view["message"])
     process = shell.start("run", f"{FLOWS}:held_async", "--json")
     shell.until_world("hold 2", process)
     [running, _] = shell.look("runs", "ls", "--json").json()
     assert "stops at its next step" in shell.look("runs", "cancel", running["run_id"]).err
     done = ended(process)
     assert (done.code, done.json()["state"]) == (1, "CANCELLED")
+
+
+def test_cancelling_several(shell: Shell) -> None:
+    """All of them or, where one has ended already, none; each once, however often it is named."""
+    first, second = (shell("run", f"{FLOWS}:payment", "--json").json()["run_id"] for _ in range(2))
+    ended_run = shell("run", f"{FLOWS}:broken", "--json").json()["run_id"]
+    refused = shell.look("runs", "cancel", first, ended_run, "--json")
+    assert refused.code == 2
+    assert "has already ended (FAILED)" in one_line(refused)
+    views = shell.look("runs", "cancel", first, second[-12:], first, "--json").json()
+    assert [(view["run_id"], view["state"]) for view in views] == [
+        (first, "CANCELLED"),
+        (second, "CANCELLED"),
+    ]
+    assert "name at least one run" in one_line(shell.look("runs", "cancel"))
+
+
+def test_a_cancelled_run_lists_what_is_in_doubt(shell: Shell) -> None:
+    """A side effect that had begun when the process died is not forgotten because the run was cancelled."""
+    assert shell("run", f"{FLOWS}:doubtful").code == 9
+    [run] = shell.look("runs", "ls", "--json").json()
+    view = shell.look("runs", "cancel", run["run_id"], "--json").json()
+    assert (view["state"], [doubt["name"] for doubt in view["in_doubt"]]) == ("CANCELLED", ["risky"])
+    shown = shell.look("runs", "show", run["run_id"])
+    assert "in doubt: risky" in shown.err
+    shown = shell.look("runs", "show", run["run_id"], "--json").json()
+    assert shown["in_doubt"][0]["arguments"] == {"to": "bob"}
 
 
 def test_doctor(shell: Shell) -> None:

@@ -11,8 +11,9 @@ import pytest
 from agentflow import flow, task, wait_for_event
 from agentflow.errors import Cancelling, RunCancelled
 from agentflow.journal.memory import MemoryJournal
+from agentflow.model.runs import Origin
 from agentflow.model.states import StateType
-from tests.fundamentals.lives import Death, die, last_run, memory, options, resume, rows, start
+from tests.fundamentals.lives import Death, die, last_run, memory, options, rows, start
 
 
 def cancel(journal: MemoryJournal) -> None:
@@ -122,17 +123,33 @@ def test_an_effect_in_flight_runs_to_its_end_and_is_recorded(timeout: float | No
 
 
 def test_a_run_whose_owner_died_while_it_was_to_stop_does_nothing_more() -> None:
-    """Its next life cancels it without running any of it."""
+    """Its next life cancels it without running any of it, for the reason that was given."""
     journal = memory()
     calls: list[int] = []
 
     @flow
     def run() -> None:
         calls.append(1)
+
+    made = journal.create_run(run.new_run({}, journal, options(), Origin.PERSON))  # and its process dies here
+    cancel(journal)
+    outcome = run.resume(made.id, journal=journal, options=options(), take_over=True)
+    assert outcome.state is StateType.CANCELLED
+    assert calls == []
+    stored = journal.get_run(made.id)
+    assert stored is not None
+    assert (stored.state, stored.message, stored.error) == (StateType.CANCELLED, "somebody said so", None)
+
+
+def test_a_run_that_is_interrupted_while_it_is_to_stop_has_stopped() -> None:
+    """Its process lets go of it; nobody has to come back to see the request."""
+    journal = memory()
+
+    @flow
+    def run() -> None:
         cancel(journal)
         raise Death
 
-    run_id = die(run, journal=journal)
-    outcome = resume(run, run_id, journal)
-    assert outcome.state is StateType.CANCELLED
-    assert calls == [1]
+    stored = journal.get_run(die(run, journal=journal))
+    assert stored is not None
+    assert (stored.state, stored.message) == (StateType.CANCELLED, "somebody said so")

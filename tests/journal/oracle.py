@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import NamedTuple, cast
 
-from agentflow.errors import AgentflowError, Fenced, JournalUnavailable, RunOwnedError
+from agentflow.errors import AgentflowError, Cancelling, Fenced, JournalUnavailable, RunOwnedError
 from agentflow.journal.memory import MemoryJournal
 from agentflow.journal.protocol import CacheFilter, Journal, RunFilter
 from agentflow.model.runs import Run
@@ -36,7 +36,7 @@ def outcome(call: Callable[[], object]) -> object:
     """What a verb returned or how it was refused, without what differs between stores by design."""
     try:
         value = call()
-    except (AgentflowError, Fenced, JournalUnavailable, ValueError) as error:
+    except (AgentflowError, Cancelling, Fenced, JournalUnavailable, ValueError) as error:
         named = not isinstance(error, RunOwnedError | ValueError)
         return Failure(type(error), str(error) if named else "")
     return nameless(value)

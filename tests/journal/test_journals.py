@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agentflow.errors import (
+    Cancelling,
     DecisionRefusedError,
     Fenced,
     RunFinishedError,
@@ -264,6 +266,70 @@ def test_cancelling_ends_what_nobody_runs_and_asks_what_somebody_runs(journal: J
     journal.set_state(running.number, running.epoch, StateType.CANCELLED)
     with pytest.raises(RunFinishedError):
         journal.request_cancel(running.id, "no")
+
+
+def state_of(journal: Journal, run: Run) -> tuple[StateType, str]:
+    """A run's state and message, as stored."""
+    found = journal.get_run(run.id)
+    assert found is not None
+    return found.state, found.message
+
+
+def test_cancelling_reaches_everything_that_a_run_has_started(journal: Journal) -> None:
+    """Children and theirs, also below one that has ended; each says with whom it was cancelled, strangers go on."""
+    top = journal.create_run(new_run())
+    ended = journal.create_run(replace(new_run(), parent=top.id))
+    below = journal.create_run(replace(new_run(), parent=ended.id), state=StateType.PENDING)
+    beside = journal.create_run(replace(new_run(), parent=top.id))
+    stranger = journal.create_run(new_run())
+    journal.set_state(ended.number, ended.epoch, StateType.COMPLETED)
+    journal.request_cancel(top.id, "enough")
+    assert state_of(journal, top) == (StateType.CANCELLING, "enough")
+    assert state_of(journal, ended)[0] is StateType.COMPLETED
+    with_top = f"cancelled with its parent {top.id}: enough"
+    assert state_of(journal, below) == (StateType.CANCELLED, with_top)
+    assert state_of(journal, beside) == (StateType.CANCELLING, with_top)
+    assert state_of(journal, stranger)[0] is StateType.RUNNING
+    assert journal.list_runs(RunFilter(parent=top.id))[0].id == beside.id
+    assert [run.id for run in journal.list_runs(RunFilter(parent=ended.id))] == [below.id]
+
+
+def test_nothing_is_started_below_a_run_that_is_to_stop(journal: Journal) -> None:
+    """The request would not reach it: while the parent stops, and after it has."""
+    top = journal.create_run(new_run())
+    journal.request_cancel(top.id, "enough")
+    with pytest.raises(Cancelling, match="enough"):
+        journal.create_run(replace(new_run(), parent=top.id))
+    journal.set_state(top.number, top.epoch, StateType.CANCELLED, message="enough")
+    with pytest.raises(Cancelling, match="enough"):
+        journal.create_run(replace(new_run(), parent=top.id))
+    assert len(journal.list_runs(RunFilter())) == 1
+
+
+@pytest.mark.parametrize("how", ["released", "leaves memory"])
+def test_a_run_that_its_owner_lets_go_while_it_is_to_stop_has_stopped(journal: Journal, how: str) -> None:
+    """Nobody is left who could see the request; it ends for the reason of the first one who asked."""
+    run = journal.create_run(new_run())
+    journal.request_cancel(run.id, "the first")
+    journal.request_cancel(run.id, "the second")
+    if how == "released":
+        journal.release_run(run)
+    else:
+        journal.set_state(run.number, run.epoch, StateType.PAUSED, message="waits", release=True)
+    found = journal.get_run(run.id)
+    assert found is not None
+    assert (found.state, found.message) == (StateType.CANCELLED, "the first")
+    assert found.ended is not None
+    assert journal.due_runs(99.0) == []
+    assert not journal.is_owned(run)
+
+
+def test_the_reason_of_a_request_survives_the_owner(journal: Journal) -> None:
+    """Whoever claims the run next knows why it is to stop."""
+    run = journal.create_run(new_run())
+    journal.request_cancel(run.id, "enough")
+    claimed = journal.claim_run(run.id, take_over=True)
+    assert (claimed.state, claimed.message) == (StateType.CANCELLING, "enough")
 
 
 def test_runs_are_listed_newest_first_and_filtered(journal: Journal) -> None:

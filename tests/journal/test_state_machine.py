@@ -150,9 +150,13 @@ class Journals(CacheRules):
         self.now += seconds
 
     # -- verbs
-    def create(self, which: int, state: StateType, flow: str, fault: Fault | None, *, repeat: bool) -> None:
+    def create(
+        self, which: int, state: StateType, flow: str, fault: Fault | None, parent: str = "", *, repeat: bool
+    ) -> None:
         run_id = f"run-{len(self.ids) % 7}-{len(self.ids)}"
-        new = NewRun(run_id, flow, "f.py:f", b"{}", "fp", Origin.PERSON, self.now, name="n", tags=("t",))
+        new = NewRun(
+            run_id, flow, "f.py:f", b"{}", "fp", Origin.PERSON, self.now, name="n", tags=("t",), parent=parent
+        )
         self.both(which, fault, lambda journal: journal.create_run(new, state=state), claims=True)
         run = self.oracle.get_run(run_id)
         if run is None:
@@ -170,11 +174,21 @@ class Journals(CacheRules):
         which=stores,
         state=st.sampled_from([StateType.RUNNING, StateType.PENDING, StateType.SCHEDULED]),
         flow=names,
+        parent=st.none() | small,
         fault=faults,
         repeat=repeats,
     )
-    def create_run(self, which: int, state: StateType, flow: str, fault: Fault | None, repeat: bool) -> None:
-        self.create(which, state, flow, fault, repeat=repeat)
+    def create_run(
+        self,
+        which: int,
+        state: StateType,
+        flow: str,
+        parent: int | None,
+        fault: Fault | None,
+        repeat: bool,
+    ) -> None:
+        above = "" if parent is None else self.run_of(parent).id
+        self.create(which, state, flow, fault, above, repeat=repeat)
 
     @rule(which=stores, index=st.integers(0, 4), take_over=st.booleans(), fault=faults, repeat=repeats)
     def claim(self, which: int, index: int, take_over: bool, fault: Fault | None, repeat: bool) -> None:

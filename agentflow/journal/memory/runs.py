@@ -21,6 +21,9 @@ class MemoryRuns(MemoryBase):
         with self._lock:
             if new.id in self._numbers:
                 raise ValueError(f"the journal holds this already (run {new.id})")
+            above = self._run(new.parent) if new.parent else None
+            if above is not None:
+                rules.check_parent(above.state, above.message)
             number = len(self._runs) + 1
             run = new_run(new, state, f"memory:{os.getpid()}", number)
             self._runs[number], self._numbers[new.id], self._steps[number] = run, number, []
@@ -45,7 +48,7 @@ class MemoryRuns(MemoryBase):
                 started=self._clock() if run.started is None else run.started,
                 crashes=run.crashes + (run.state is StateType.RUNNING and bool(run.owner)),
                 state=run.state if stays else StateType.RUNNING,
-                message="",
+                message=run.message if stays else "",
             )
             self._runs[run.number] = run
         self._notify()
@@ -55,6 +58,9 @@ class MemoryRuns(MemoryBase):
         with self._lock:
             now = self._runs[run.number]
             if now.epoch == run.epoch:
+                if now.state is StateType.CANCELLING:
+                    now = replace(now, state=StateType.CANCELLED, ended=self._clock())
+                    self._forget_run(run.number)
                 self._runs[run.number] = replace(now, owner="")
                 self._owned.discard(run.number)
         self._notify()
@@ -74,12 +80,13 @@ class MemoryRuns(MemoryBase):
         del durable
         with self._lock:
             run = self._runs.get(number)
-            stored = rules.next_state(run and (run.state, run.epoch), epoch, state)
-            ended = self._clock() if state.is_final else None
+            row = run and (run.state, run.epoch, run.message)
+            stored, why = rules.next_state(row, epoch, state, message, release=release)
+            ended = self._clock() if stored.is_final else None
             before = self._runs[number]
             owner = "" if release else before.owner
             self._runs[number] = replace(
-                before, state=stored, message=message, result=result, error=error, ended=ended, owner=owner
+                before, state=stored, message=why, result=result, error=error, ended=ended, owner=owner
             )
             if release:
                 self._owned.discard(number)
@@ -98,14 +105,26 @@ class MemoryRuns(MemoryBase):
             run = self._need_run(run_id)
             if run.state.is_final:
                 raise RunFinishedError(run_id, run.state.value)
-            if run.number not in self._owned:
-                run = replace(run, state=StateType.CANCELLED, message=message, ended=self._clock())
-                self._forget_run(run.number)
-            else:
-                run = replace(run, state=StateType.CANCELLING, message=message)
-            self._runs[run.number] = run
+            self._cancel(run, message)
+            for child in self._below(run_id):
+                if not child.state.is_final:
+                    self._cancel(child, rules.with_parent(run_id, message))
+            run = self._runs[run.number]
         self._notify()
         return run
+
+    def _cancel(self, run: Run, message: str) -> None:
+        owned = run.number in self._owned
+        state, why = rules.cancelled_state(run.state, run.message, message, owned=owned)
+        ended = self._clock() if state.is_final else None
+        self._runs[run.number] = replace(run, state=state, message=why, ended=ended)
+        if state.is_final:
+            self._forget_run(run.number)
+
+    def _below(self, run_id: str) -> list[Run]:
+        """All runs that this one has started, those that they have started, and so on."""
+        found = [run for run in self._runs.values() if run.parent == run_id]
+        return found + [below for run in found for below in self._below(run.id)]
 
     def get_run(self, run_id: str) -> Run | None:
         return self._run(run_id)
@@ -118,6 +137,7 @@ class MemoryRuns(MemoryBase):
             for run in runs
             if (not wanted.states or run.state in wanted.states)
             and (not wanted.flow or run.flow == wanted.flow)
+            and (not wanted.parent or run.parent == wanted.parent)
             and (wanted.before is None or run.number < wanted.before)
             and run.id.endswith(wanted.id_end)
         ][: wanted.limit]

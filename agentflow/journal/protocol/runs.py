@@ -18,13 +18,18 @@ class RunFilter(NamedTuple):
     before: int | None = None
     #: Only runs whose id ends with this.
     id_end: str = ""
+    #: Only runs that this one has started.
+    parent: str = ""
 
 
 class RunVerbs(Protocol):
     """Runs: made, claimed, moved from state to state, listed."""
 
     def create_run(self, new: NewRun, *, state: StateType = StateType.RUNNING) -> Run:
-        """Store a new run. One that is RUNNING at once belongs to this process; any other belongs to nobody."""
+        """Store a new run. One that is RUNNING at once belongs to this process; any other belongs to nobody.
+
+        Raises `Cancelling` where its parent was asked to stop.
+        """
         ...
 
     def claim_run(self, run_id: str, *, take_over: bool = False) -> Run:
@@ -35,7 +40,7 @@ class RunVerbs(Protocol):
         ...
 
     def release_run(self, run: Run) -> None:
-        """Own it no longer. Without effect where it has already been taken over."""
+        """Own it no longer: one that was asked to stop has stopped. Without effect where it was taken over."""
         ...
 
     def set_state(
@@ -52,6 +57,7 @@ class RunVerbs(Protocol):
     ) -> None:
         """Change a run's state; `release`: and own it no longer.
 
+        One that was asked to stop does not go back to RUNNING or PAUSED: it is CANCELLING, and released CANCELLED.
         Illegal transitions are refused with ValueError, stale epochs with `Fenced`.
         """
         ...
@@ -61,7 +67,11 @@ class RunVerbs(Protocol):
         ...
 
     def request_cancel(self, run_id: str, message: str) -> Run:
-        """Ask a run to stop: CANCELLED at once if nobody runs it, else CANCELLING until its owner has seen it."""
+        """Ask a run to stop, and all that it has started, whole: CANCELLED at once where nobody runs it.
+
+        Where somebody does, it is CANCELLING until its owner has seen it; a second request changes nothing then. Raises
+        `RunNotFoundError`, `RunFinishedError`.
+        """
         ...
 
     def get_run(self, run_id: str) -> Run | None:

@@ -1,7 +1,7 @@
 -- name: create_run
 INSERT INTO run (number, id, flow, name, entrypoint, parameters, fingerprint, origins, state, message, created, started,
-                 ended, result, error, epoch, owner, cwd, interpreter, tags, crashes)
-VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, '', ?, ?, NULL, NULL, NULL, ?, ?, ?, ?, ?, 0)
+                 ended, result, error, epoch, owner, cwd, interpreter, tags, crashes, parent)
+VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, '', ?, ?, NULL, NULL, NULL, ?, ?, ?, ?, ?, 0, ?)
 
 -- name: run_by_id
 SELECT * FROM run WHERE id = ?
@@ -9,7 +9,7 @@ SELECT * FROM run WHERE id = ?
 -- name: claim_run
 UPDATE run SET epoch = epoch + 1, owner = ?, started = coalesce(started, ?), crashes = crashes + ?,
                state = CASE state WHEN 'CANCELLING' THEN 'CANCELLING' ELSE 'RUNNING' END,
-               message = ''
+               message = CASE state WHEN 'CANCELLING' THEN message ELSE '' END
 WHERE number = ?
 
 -- name: run_epoch
@@ -20,16 +20,27 @@ UPDATE run SET state = ?, message = ?, ended = ?, result = ?, error = ?, owner =
 WHERE number = ? AND epoch = ?
 
 -- name: release_run
-UPDATE run SET owner = '' WHERE number = ? AND epoch = ?
+UPDATE run SET owner = '', ended = CASE state WHEN 'CANCELLING' THEN ?1 ELSE ended END,
+               state = CASE state WHEN 'CANCELLING' THEN 'CANCELLED' ELSE state END
+WHERE number = ?2 AND epoch = ?3 RETURNING state
 
 -- name: add_origin
 UPDATE run SET origins = ? WHERE number = ?
 
--- name: request_cancel
-UPDATE run SET state = 'CANCELLING', message = ? WHERE number = ?
+-- name: cancel
+UPDATE run SET state = ?, message = ?, ended = ? WHERE number = ?
 
--- name: cancel_unstarted
-UPDATE run SET state = 'CANCELLED', message = ?, ended = ? WHERE number = ?
+-- name: state_of
+SELECT state, message FROM run WHERE id = ?
+
+-- name: live_descendants
+WITH RECURSIVE below (number, id) AS (
+  SELECT number, id FROM run WHERE parent = ?1 AND parent != ''
+  UNION
+  SELECT run.number, run.id FROM run JOIN below ON run.parent = below.id AND run.parent != ''
+)
+SELECT run.* FROM run JOIN below USING (number)
+WHERE run.state NOT IN ('COMPLETED', 'FAILED', 'CANCELLED', 'CRASHED') ORDER BY run.number
 
 -- name: live_runs
 SELECT * FROM run WHERE state NOT IN ('COMPLETED', 'FAILED', 'CANCELLED', 'CRASHED') ORDER BY number

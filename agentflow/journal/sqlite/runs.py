@@ -27,6 +27,10 @@ class SqliteRuns(SqliteBase):
         taken: list[tuple[int, int]] = []
 
         def work(db: apsw.Connection) -> int:
+            if new.parent:
+                above = db.execute(SQL["state_of"], (new.parent,)).fetchone()
+                if above is not None:
+                    rules.check_parent(StateType(above[0]), above[1])
             db.execute(SQL["create_run"], values)
             number = db.last_insert_rowid()
             if state is StateType.RUNNING:
@@ -72,8 +76,13 @@ class SqliteRuns(SqliteBase):
             raise
 
     def release_run(self, run: Run) -> None:
+        def work(db: apsw.Connection) -> None:
+            state = db.execute(SQL["release_run"], (self._clock(), run.number, run.epoch)).get
+            if state is not None and StateType(state).is_final:
+                forget_run(db, run.number)
+
         try:
-            self._commit(lambda db: db.execute(SQL["release_run"], (run.number, run.epoch)))
+            self._commit(work)
         finally:  # what cannot be written down is still let go of
             self._ownership.release(run.number, run.epoch)
         self._notify()
@@ -90,13 +99,12 @@ class SqliteRuns(SqliteBase):
         durable: bool = True,
         release: bool = False,
     ) -> None:
-        ended = self._clock() if state.is_final else None
-
         def work(db: apsw.Connection) -> None:
-            row = db.execute("SELECT state, epoch FROM run WHERE number = ?", (number,)).get
-            stored = rules.next_state(row, epoch, state)
+            row = db.execute("SELECT state, epoch, message FROM run WHERE number = ?", (number,)).get
+            stored, why = rules.next_state(row, epoch, state, message, release=release)
+            ended = self._clock() if stored.is_final else None
             db.execute(
-                SQL["set_state"], (stored.value, message, ended, result, error, int(release), number, epoch)
+                SQL["set_state"], (stored.value, why, ended, result, error, int(release), number, epoch)
             )
             if stored.is_final:
                 forget_run(db, number)
@@ -124,16 +132,22 @@ class SqliteRuns(SqliteBase):
             run = self._need_run(db, run_id)
             if run.state.is_final:
                 raise RunFinishedError(run_id, run.state.value)
-            if not self._ownership.is_held(run.number, run.epoch):
-                db.execute(SQL["cancel_unstarted"], (message, self._clock(), run.number))
-                forget_run(db, run.number)
-            else:
-                db.execute(SQL["request_cancel"], (message, run.number))
+            self._cancel(db, run, message)
+            for child in map(run_from, db.execute(SQL["live_descendants"], (run_id,)).fetchall()):
+                self._cancel(db, child, rules.with_parent(run_id, message))
             return self._need_run(db, run_id)
 
         run = self._commit(work, durable=True)
         self._notify()
         return run
+
+    def _cancel(self, db: apsw.Connection, run: Run, message: str) -> None:
+        owned = self._ownership.is_held(run.number, run.epoch)
+        state, why = rules.cancelled_state(run.state, run.message, message, owned=owned)
+        ended = self._clock() if state.is_final else None
+        db.execute(SQL["cancel"], (state.value, why, ended, run.number))
+        if state.is_final:
+            forget_run(db, run.number)
 
     def get_run(self, run_id: str) -> Run | None:
         row = self._one("SELECT * FROM run WHERE id = ?", (run_id,))
@@ -147,6 +161,9 @@ class SqliteRuns(SqliteBase):
         if wanted.flow:
             clauses.append("flow = ?")
             values.append(wanted.flow)
+        if wanted.parent:
+            clauses.append("parent = ? AND parent != ''")
+            values.append(wanted.parent)
         if wanted.before is not None:
             clauses.append("number < ?")
             values.append(wanted.before)

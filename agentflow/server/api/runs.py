@@ -13,11 +13,12 @@ from agentflow.journal.protocol import Journal, RunFilter
 from agentflow.model.runs import Origin, Run
 from agentflow.model.states import StateType
 from agentflow.payloads.codec import Codec
+from agentflow.run_context import cancel_run as cancel_run_of
 from agentflow.server.access import Caller
 from agentflow.server.answers import JSON
 from agentflow.server.bodies import json_object, text_member
 from agentflow.server.site import caller_of, path_id, query_int, site_of
-from agentflow.views import run_view, waiting_view
+from agentflow.views import in_doubt, run_view, waiting_view
 
 _PAGE, _MOST = 50, 200
 _NAME_LIMIT = 200
@@ -83,7 +84,8 @@ def show_run(request: Request) -> JSON:
     """GET /api/runs/{id}."""
     journal = site_of(request).journal
     run = find_run(journal, path_id(request))
-    return JSON(run_view(run) | {"waiting_for": waiting_view(journal.list_waits(number=run.number))})
+    waiting = waiting_view(journal.list_waits(number=run.number))
+    return JSON(run_view(run) | {"waiting_for": waiting, "in_doubt": in_doubt(journal, run)})
 
 
 def cancel_run(request: Request) -> JSON:
@@ -102,7 +104,7 @@ def request_cancel(request: Request, run_id: str, reason: str) -> Run:
         if caller.is_person
         else "the API"
     )
-    run = site.journal.request_cancel(run_id, f"cancelled by {who}" + (f": {reason[:300]}" if reason else ""))
+    run = cancel_run_of(run_id, actor=who, reason=reason, journal=site.journal)
     site.worker.interrupt()
     return run
 

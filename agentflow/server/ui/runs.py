@@ -42,6 +42,9 @@ STEP_WORDS = {
     StepEvent.FAILED: "failed",
 }
 
+#: What those words become once the run has ended without the step's end.
+_STOPPED = {StepEvent.STARTED: "stopped", StepEvent.INTENT: "in doubt", StepEvent.ATTEMPT: "stopped"}
+
 
 def run_line(run: Run) -> dict[str, Any]:
     """A run as a row of the list."""
@@ -107,12 +110,12 @@ def _step_line(feed: RunFeed, step: dict[str, Any]) -> dict[str, Any]:
         above = feed.timeline.step(parent)
         parent = feed.timeline.seq_of(above["parent"]) if above else 0
         depth += 1
-    ended = step["ended"]
+    ended, word = step["ended"], STEP_WORDS[step["event"]]
     return {
         "seq": step["seq"],
         "name": step["name"],
         "kind": step["kind"],
-        "state": STEP_WORDS[step["event"]],
+        "state": _STOPPED.get(step["event"], word) if feed.run.state.is_final else word,
         "effect": step["effect"],
         "attempts": attempts_of(step),
         "tokens": tokens_of(step),
