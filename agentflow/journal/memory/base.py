@@ -13,6 +13,8 @@ from typing import Any
 from agentflow.errors import Fenced, RunNotFoundError
 from agentflow.journal.protocol import CacheLock, CacheRow
 from agentflow.journal.protocol.cache import KEPT_EXPIRED, PRUNED_AT_ONCE
+from agentflow.journal.slots import Account
+from agentflow.model.limits import Slot
 from agentflow.model.runs import Run
 from agentflow.model.steps import LogRow, StepRow
 from agentflow.model.waits import EventRow, Wait
@@ -25,6 +27,7 @@ class MemoryBase:
         self.key = key or os.urandom(32)
         self._clock = clock
         self.url = "memory:"
+        self._owner = f"memory:{os.getpid()}"
         self._lock = threading.RLock()
         self._runs: dict[int, Run] = {}
         self._numbers: dict[str, int] = {}
@@ -38,6 +41,9 @@ class MemoryBase:
         #: By key, run and step: the lock, and whether it is held (else waited for).
         self._locks: dict[tuple[bytes, int, bytes], tuple[CacheLock, bool]] = {}
         self._logs: list[LogRow] = []
+        self.accounts: dict[str, Account] = {}
+        #: Of limits, by claim, then by limit.
+        self.slots: dict[str, dict[str, Slot]] = {}
         self._version = 0
         self._listeners: list[Callable[[], None]] = []
 
@@ -67,6 +73,13 @@ class MemoryBase:
         if run is None or run.epoch != epoch:
             message = "another process has taken this run over"
             raise Fenced(message)
+
+    def is_alive(self, number: int, epoch: int) -> bool | None:
+        """Whether a run is owned at that epoch; nothing is known of holders of slots that are no runs (0)."""
+        if not number:
+            return None
+        run = self._runs.get(number)
+        return number in self._owned and run is not None and run.epoch == epoch
 
     def _run(self, run_id: str) -> Run | None:
         with self._lock:

@@ -32,7 +32,7 @@ class MemoryRuns(MemoryBase):
         self._notify()
         return run
 
-    def claim_run(self, run_id: str, *, take_over: bool = False) -> Run:
+    def claim_run(self, run_id: str, *, take_over: bool = False, start: bool = True) -> Run:
         with self._lock:
             run = self._need_run(run_id)
             if run.state.is_final:
@@ -40,12 +40,12 @@ class MemoryRuns(MemoryBase):
             if run.number in self._owned and not take_over:
                 raise RunOwnedError(run_id, run.owner or "another process")
             self._owned.add(run.number)
-            stays = run.state is StateType.CANCELLING
+            stays = run.state is StateType.CANCELLING or not start
             run = replace(
                 run,
                 epoch=run.epoch + 1,
                 owner=f"memory:{os.getpid()}",
-                started=self._clock() if run.started is None else run.started,
+                started=self._clock() if run.started is None and start else run.started,
                 crashes=run.crashes + (run.state is StateType.RUNNING and bool(run.owner)),
                 state=run.state if stays else StateType.RUNNING,
                 message=run.message if stays else "",
@@ -85,8 +85,18 @@ class MemoryRuns(MemoryBase):
             ended = self._clock() if stored.is_final else None
             before = self._runs[number]
             owner = "" if release else before.owner
+            started = before.started
+            if started is None and stored is StateType.RUNNING:
+                started = self._clock()
             self._runs[number] = replace(
-                before, state=stored, message=why, result=result, error=error, ended=ended, owner=owner
+                before,
+                state=stored,
+                message=why,
+                result=result,
+                error=error,
+                ended=ended,
+                owner=owner,
+                started=started,
             )
             if release:
                 self._owned.discard(number)

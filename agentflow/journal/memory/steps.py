@@ -6,8 +6,9 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Sequence
 from operator import attrgetter
 
-from agentflow.journal import rules
+from agentflow.journal import rules, slots
 from agentflow.journal.memory.base import MemoryBase
+from agentflow.journal.memory.slots import MemorySlots
 from agentflow.journal.protocol import CacheRow
 from agentflow.model.steps import StepRow
 
@@ -26,6 +27,7 @@ class MemorySteps(MemoryBase):
         durable: bool = False,
         cache: Sequence[CacheRow] = (),
         consumed: Sequence[str] = (),
+        released: Sequence[str] = (),
     ) -> None:
         del durable
         with self._lock:
@@ -34,7 +36,10 @@ class MemorySteps(MemoryBase):
             self._put_cache(cache)
             for wait_id in consumed:
                 self._consume(wait_id)
+            slots.release(MemorySlots(self), released, self._clock())
         self._version += 1
+        if released:
+            self._notify()
 
     def try_append(self, number: int, epoch: int, rows: Sequence[StepRow]) -> bool:
         self.append(number, epoch, rows)

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from typing import Protocol
 
 from agentflow.journal.protocol.cache import CacheEntry, CacheFilter, CacheLock, CacheRow, CacheVerbs
+from agentflow.journal.protocol.limits import LimitVerbs
 from agentflow.journal.protocol.runs import RunFilter, RunVerbs
 from agentflow.journal.protocol.steps import StepVerbs
 from agentflow.journal.protocol.waits import WaitVerbs
 
 
-class Journal(RunVerbs, StepVerbs, WaitVerbs, CacheVerbs, Protocol):
+class Journal(RunVerbs, StepVerbs, WaitVerbs, LimitVerbs, CacheVerbs, Protocol):
     """The store of record."""
 
     #: The installation's key (for digests and signatures); not stored in the journal itself.
@@ -28,7 +29,7 @@ class Journal(RunVerbs, StepVerbs, WaitVerbs, CacheVerbs, Protocol):
         ...
 
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call `callback` (from any thread, it must not block) after waits or runs changed here; returns the undo."""
+        """Call `callback` (from any thread, it must not block) after waits, runs or limits changed; gives the undo."""
         ...
 
     def close(self) -> None:

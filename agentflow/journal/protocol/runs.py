@@ -32,8 +32,8 @@ class RunVerbs(Protocol):
         """
         ...
 
-    def claim_run(self, run_id: str, *, take_over: bool = False) -> Run:
-        """Own a run that has not ended, with a new epoch.
+    def claim_run(self, run_id: str, *, take_over: bool = False, start: bool = True) -> Run:
+        """Own a run that has not ended, with a new epoch. It is RUNNING, unless `start` is False: then it waits to be.
 
         Raises `RunNotFoundError`, `RunFinishedError`, `RunOwnedError` (a live process owns it; unless `take_over`).
         """

@@ -21,8 +21,9 @@ class StepVerbs(Protocol):
         durable: bool = False,
         cache: Sequence[CacheRow] = (),
         consumed: Sequence[str] = (),
+        released: Sequence[str] = (),
     ) -> None:
-        """Commit rows of a run, with cache entries and waits whose answers are taken, in one transaction.
+        """Commit rows of a run, cache entries, waits whose answers are taken, claims given back, in one transaction.
 
         `durable` rows survive power loss, others the death of the process.
         """

@@ -7,17 +7,20 @@ VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, '', ?, ?, NULL, NULL, NULL, ?, ?, ?, ?, ?,
 SELECT * FROM run WHERE id = ?
 
 -- name: claim_run
-UPDATE run SET epoch = epoch + 1, owner = ?, started = coalesce(started, ?), crashes = crashes + ?,
-               state = CASE state WHEN 'CANCELLING' THEN 'CANCELLING' ELSE 'RUNNING' END,
-               message = CASE state WHEN 'CANCELLING' THEN message ELSE '' END
-WHERE number = ?
+UPDATE run SET epoch = epoch + 1, owner = ?1, crashes = crashes + ?3,
+               started = CASE ?5 WHEN 1 THEN coalesce(started, ?2) ELSE started END,
+               state = CASE WHEN state = 'CANCELLING' OR ?5 = 0 THEN state ELSE 'RUNNING' END,
+               message = CASE WHEN state = 'CANCELLING' OR ?5 = 0 THEN message ELSE '' END
+WHERE number = ?4
 
 -- name: run_epoch
 SELECT epoch FROM run WHERE number = ?
 
 -- name: set_state
-UPDATE run SET state = ?, message = ?, ended = ?, result = ?, error = ?, owner = CASE ? WHEN 1 THEN '' ELSE owner END
-WHERE number = ? AND epoch = ?
+UPDATE run SET state = ?1, message = ?2, ended = ?3, result = ?4, error = ?5,
+               owner = CASE ?6 WHEN 1 THEN '' ELSE owner END,
+               started = CASE ?1 WHEN 'RUNNING' THEN coalesce(started, ?9) ELSE started END
+WHERE number = ?7 AND epoch = ?8
 
 -- name: release_run
 UPDATE run SET owner = '', ended = CASE state WHEN 'CANCELLING' THEN ?1 ELSE ended END,
@@ -124,3 +127,55 @@ INSERT INTO log VALUES (NULL, ?, ?, ?, ?, ?, ?)
 
 -- name: logs
 SELECT id, run, at, level, logger, step, text FROM log WHERE run = ? AND id > ? ORDER BY id LIMIT ?
+
+-- name: put_limit
+INSERT INTO concurrency_limit VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?7)
+ON CONFLICT (name) DO UPDATE SET slots = ?2, active = ?3, decay = ?4, collision_strategy = ?5, declared = ?6
+
+-- name: limit_by_name
+SELECT * FROM concurrency_limit WHERE name = ?
+
+-- name: limits
+SELECT * FROM concurrency_limit ORDER BY name
+
+-- name: drop_limit
+DELETE FROM concurrency_limit WHERE name = ?
+
+-- name: drop_held_slots
+DELETE FROM slot WHERE name = ? AND granted IS NOT NULL
+
+-- name: spend_slots
+UPDATE concurrency_limit SET spent = ?, spent_at = ? WHERE name = ?
+
+-- name: add_slot
+INSERT INTO slot VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+
+-- name: slots_of_claim
+SELECT * FROM slot WHERE claim = ?
+
+-- name: drop_claim
+DELETE FROM slot WHERE claim = ?
+
+-- name: grant_claim
+UPDATE slot SET granted = ?1, expires = ?1 + lease WHERE claim = ?2
+
+-- name: last_ticket
+SELECT coalesce(max(ticket), 0) FROM slot WHERE name = ? AND granted IS NULL
+
+-- name: next_waiting_slot
+SELECT * FROM slot WHERE name = ? AND granted IS NULL AND ticket > ? ORDER BY ticket LIMIT 1
+
+-- name: held_slots
+SELECT * FROM slot WHERE name = ? AND granted IS NOT NULL
+
+-- name: count_held_slots
+SELECT coalesce(sum(slots), 0) FROM slot WHERE name = ? AND granted IS NOT NULL
+
+-- name: waited_limits
+SELECT DISTINCT name FROM slot WHERE granted IS NULL
+
+-- name: granted_claims
+SELECT DISTINCT claim FROM slot WHERE keeper = ? AND granted IS NOT NULL
+
+-- name: renew_slots
+UPDATE slot SET expires = ?1 + lease WHERE keeper = ?2

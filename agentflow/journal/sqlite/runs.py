@@ -41,7 +41,7 @@ class SqliteRuns(SqliteBase):
         self._notify()
         return new_run(new, state, self.owner, number)
 
-    def claim_run(self, run_id: str, *, take_over: bool = False) -> Run:
+    def claim_run(self, run_id: str, *, take_over: bool = False, start: bool = True) -> Run:
         taken: list[tuple[int, int]] = []
 
         def work(db: apsw.Connection) -> Run:
@@ -52,7 +52,7 @@ class SqliteRuns(SqliteBase):
                 raise RunOwnedError(run_id, run.owner or "another process")
             self._own(taken, run.number, run.epoch + 1, run_id, run.owner)
             crashed = 1 if run.state is StateType.RUNNING and run.owner else 0
-            db.execute(SQL["claim_run"], (self.owner, self._clock(), crashed, run.number))
+            db.execute(SQL["claim_run"], (self.owner, self._clock(), crashed, run.number, int(start)))
             return self._need_run(db, run_id)
 
         run = self._commit_claim(work, taken)
@@ -104,7 +104,8 @@ class SqliteRuns(SqliteBase):
             stored, why = rules.next_state(row, epoch, state, message, release=release)
             ended = self._clock() if stored.is_final else None
             db.execute(
-                SQL["set_state"], (stored.value, why, ended, result, error, int(release), number, epoch)
+                SQL["set_state"],
+                (stored.value, why, ended, result, error, int(release), number, epoch, self._clock()),
             )
             if stored.is_final:
                 forget_run(db, number)

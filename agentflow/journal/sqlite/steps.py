@@ -9,12 +9,13 @@ from typing import Any, cast
 import apsw
 
 from agentflow.errors import Fenced
-from agentflow.journal import rules
+from agentflow.journal import rules, slots
 from agentflow.journal.commits import Checkpointer
 from agentflow.journal.protocol import CacheRow
 from agentflow.journal.rows import wait_from
 from agentflow.journal.sqlite.base import LOST, SQL, SqliteBase, check_epoch
 from agentflow.journal.sqlite.cache import put_cache
+from agentflow.journal.sqlite.slots import SqliteSlots
 from agentflow.model.steps import SEQUENCE_BITS, StepRow
 
 _FENCED = SQL["append_step_fenced"]
@@ -34,8 +35,13 @@ class SqliteSteps(SqliteBase):
         durable: bool = False,
         cache: Sequence[CacheRow] = (),
         consumed: Sequence[str] = (),
+        released: Sequence[str] = (),
     ) -> None:
-        if not (durable or cache or consumed) and len(rows) == 1 and self._append_one(rows[0], epoch):
+        if (
+            not (durable or cache or consumed or released)
+            and len(rows) == 1
+            and self._append_one(rows[0], epoch)
+        ):
             return
 
         def work(db: apsw.Connection) -> None:
@@ -46,8 +52,12 @@ class SqliteSteps(SqliteBase):
             if consumed:
                 now = self._clock()
                 db.executemany(SQL["consume_wait"], [(now, wait_id) for wait_id in consumed])
+            if released:
+                slots.release(SqliteSlots(db, self._ownership), released, self._clock())
 
         self._commit(work, durable=durable)
+        if released:
+            self._notify()
 
     def try_append(self, number: int, epoch: int, rows: Sequence[StepRow]) -> bool:
         if len(rows) == 1:

@@ -1,0 +1,107 @@
+"""Limits: how much of something may happen at once, and the slots that are held and waited for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+#: What the names of limits begin with that apply by themselves: to each task of a tag, to each run of a flow.
+TAG_PREFIX = "tag:"
+FLOW_PREFIX = "flow:"
+
+
+class ConcurrencyLimitStrategy(StrEnum):
+    """What becomes of a run for which no slot is free. Prefect's name."""
+
+    ENQUEUE = "ENQUEUE"
+    """It waits for its turn."""
+    CANCEL_NEW = "CANCEL_NEW"
+    """It is cancelled at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConcurrencyLimitConfig:
+    """How many runs of a flow may be executed at once, and what becomes of the next one. Prefect's name."""
+
+    limit: int
+    collision_strategy: ConcurrencyLimitStrategy = ConcurrencyLimitStrategy.ENQUEUE
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A limit that is defined in the journal."""
+
+    name: str
+    #: How many slots there are. 0 holds everybody until it is raised.
+    limit: int
+    #: False: it is remembered and limits nothing.
+    active: bool = True
+    #: How many taken slots come back by themselves each second; 0 = a slot comes back when its holder gives it back.
+    slot_decay_per_second: float = 0.0
+    #: Of a limit of runs: what becomes of a run for which no slot is free.
+    collision_strategy: ConcurrencyLimitStrategy = ConcurrencyLimitStrategy.ENQUEUE
+    #: Set by the code of a flow; what a person sets is not changed by code.
+    declared: bool = False
+
+
+class Grant(StrEnum):
+    """What became of a claim."""
+
+    UNLIMITED = "unlimited"
+    """None of its names is a limit: nothing was taken, and there is nothing to give back."""
+    HELD = "held"
+    WAITING = "waiting"
+    REFUSED = "refused"
+    """No slot was free, and the claim did not want to wait."""
+
+
+class Claim(NamedTuple):
+    """A wish for slots of one or several limits: all at once, or none."""
+
+    #: Unique; by this it is given back.
+    id: str
+    #: Names of limits, each once; one that is not defined does not limit.
+    names: tuple[str, ...]
+    #: How many slots of each.
+    slots: int = 1
+    #: The run that holds them, and its epoch; 0 = no run but the process.
+    run: int = 0
+    epoch: int = 0
+    run_id: str = ""
+    #: The step that wants them, for people.
+    step: str = ""
+    #: Whoever renews the lease of this claim: one per process and journal.
+    keeper: str = ""
+    #: Seconds for which it holds without being renewed.
+    lease: float = 30.0
+    #: The slots are used up and come back by decay only (a rate limit).
+    spends: bool = False
+    #: A name that is not defined is an error.
+    strict: bool = False
+    #: Stay in the queue where no slot is free.
+    waits: bool = True
+
+
+class Slot(NamedTuple):
+    """What a claim holds, or waits for, of one limit. Times are seconds since the epoch."""
+
+    claim: str
+    limit: str
+    slots: int
+    #: The place in the queue: smaller ones were there first.
+    ticket: int
+    run: int
+    #: Of the run; of a process without a run, what the store knows it by.
+    epoch: int
+    run_id: str
+    step: str
+    #: ``host:pid`` of the process.
+    owner: str
+    keeper: str
+    since: float
+    lease: float
+    expires: float
+    #: When it was given; None = it waits.
+    granted: float | None
+    spends: bool
