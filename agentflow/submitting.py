@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextvars import Context, copy_context
 from typing import Any, Generic, TypeVar, cast
 
 from agentflow.engine.context import CURRENT, Frame
-from agentflow.engine.futures import Gate, TaskFuture, futures_in, resolved, submit_async, submit_sync
+from agentflow.engine.futures import TaskFuture, TaskFutureList, futures_in, resolved
 from agentflow.engine.step import Call
+from agentflow.engine.submission import Lane, launch_on_loop, submit_async, submit_sync
 
 T = TypeVar("T")
 
@@ -32,7 +34,7 @@ def _column(value: Any) -> list[Any] | None:
     return list(cast("Iterable[Any]", value))
 
 
-def map_in(task: Any, frame: Frame, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[TaskFuture[Any]]:
+def map_in(task: Any, frame: Frame, args: Sequence[Any], kwargs: Mapping[str, Any]) -> TaskFutureList[Any]:
     """Submit a task once per item of the iterable arguments. Raises ValueError as `Task.map` says."""
     names = list(kwargs)
     columns = [_column(value) for value in (*args, *kwargs.values())]
@@ -42,20 +44,28 @@ def map_in(task: Any, frame: Frame, args: Sequence[Any], kwargs: Mapping[str, An
         message = f"{task.name}.map() got {what}; wrap constants in unmapped(...)"
         raise ValueError(message)
     constants = [_whole(value) for value in (*args, *kwargs.values())]
-    futures: list[TaskFuture[Any]] = []
-    gate = Gate(frame.run.options.settings.map_concurrency)
+    futures: TaskFutureList[Any] = TaskFutureList()
+    lane = Lane(frame.run.options.settings.map_concurrency, launch_on_loop)
+    context = copy_context()
     for index in range(lengths.pop()):
         row = [
             constant if column is None else column[index]
             for column, constant in zip(columns, constants, strict=True)
         ]
         split = len(row) - len(names)
-        futures.append(submit_in(task, frame, row[:split], dict(zip(names, row[split:], strict=True)), gate))
+        futures.append(
+            submit_in(task, frame, row[:split], dict(zip(names, row[split:], strict=True)), context, lane)
+        )
     return futures
 
 
 def submit_in(
-    task: Any, frame: Frame, args: Sequence[Any], kwargs: Mapping[str, Any], gate: Gate | None = None
+    task: Any,
+    frame: Frame,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    context: Context | None = None,
+    lane: Lane | None = None,
 ) -> TaskFuture[Any]:
     """Submit a task in a frame. With futures among the arguments, the call is made once they have ended."""
     whole = (*task.receiver, *args)
@@ -75,9 +85,9 @@ def submit_in(
             return task.call_in(late, values, named)
 
     if task.is_async:
-        future = submit_async(task.name, frame.run, prepare, awaited, gate)
+        future = submit_async(task.name, frame.run, prepare, awaited, context, lane)
     else:
-        future = submit_sync(task.name, frame.run, prepare, awaited)
+        future = submit_sync(task.name, frame.run, prepare, awaited, context)
     frame.bear(future)
     return future
 

@@ -13,7 +13,7 @@ from agentflow.callables import default_name, is_coroutine_function, is_generato
 from agentflow.engine import branches
 from agentflow.engine.caching import CachePolicy
 from agentflow.engine.context import CURRENT, Frame, current_frame
-from agentflow.engine.futures import TaskFuture
+from agentflow.engine.futures import TaskFuture, TaskFutureList
 from agentflow.engine.logs import record_prints
 from agentflow.engine.policy import ApprovalRule, StepPolicy
 from agentflow.engine.runtime import LOOP
@@ -126,10 +126,10 @@ class Task(Generic[P, R_co]):
         return submit_in(self, frame, args, kwargs)
 
     @overload
-    def map(self: Task[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any) -> list[TaskFuture[T]]: ...
+    def map(self: Task[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any) -> TaskFutureList[T]: ...
     @overload
-    def map(self: Task[..., T], *args: Any, **kwargs: Any) -> list[TaskFuture[T]]: ...
-    def map(self: Any, *args: Any, **kwargs: Any) -> list[TaskFuture[Any]]:
+    def map(self: Task[..., T], *args: Any, **kwargs: Any) -> TaskFutureList[T]: ...
+    def map(self: Any, *args: Any, **kwargs: Any) -> TaskFutureList[Any]:
         """Submit the task once per item of the iterable arguments (strings, and what `unmapped` wraps, are constants).
 
         Raises ValueError where the lengths differ or nothing is iterable.

@@ -29,8 +29,9 @@ from agentflow.settings import Settings
 if TYPE_CHECKING:
     from agentflow.engine.context import Frame
     from agentflow.engine.effects import Gate
-    from agentflow.engine.futures import TaskFuture, Threads
+    from agentflow.engine.futures import TaskFuture
     from agentflow.engine.step import Call
+    from agentflow.engine.submission import Threads
     from agentflow.engine.waiting import Pending
 
 
@@ -92,7 +93,10 @@ class ActiveRun:
         self.pendings: dict[str, Pending] = {}
         #: Calls of async tasks whose coroutine nobody has started.
         self.unstarted: dict[Call, Any] = {}
-        self.futures: list[TaskFuture[Any]] = []
+        #: Submitted tasks that have not ended or that failed, in their order.
+        self.futures: dict[TaskFuture[Any], None] = {}
+        #: Something was submitted.
+        self.submitted = False
         #: Asyncio tasks of the run, and those that stand for another one.
         self.tasks: set[asyncio.Task[Any]] = set()
         self.aliases: WeakKeyDictionary[asyncio.Task[Any], Any] = WeakKeyDictionary()
@@ -119,6 +123,11 @@ class ActiveRun:
     def next_id(self) -> int:
         """The id of the next row."""
         return next(self._ids)
+
+    def read_value(self, row_id: int) -> Any:
+        """The value of a row of this run."""
+        row = self.journal.steps(self.number, row_id - 1, 1)[0]
+        return self.codec.decode(row.value or b"null")
 
     # -- permission to go on
     @property

@@ -12,6 +12,7 @@ from agentflow.engine.logs import run_log
 from agentflow.engine.records import Place, Record, Records, Scope, attempt_scope
 from agentflow.engine.runtime import DURABLY, Extras, Overdue
 from agentflow.engine.step import (
+    LARGE,
     Call,
     body_frame,
     end_row,
@@ -219,6 +220,8 @@ async def _complete(
         return value
     detail = None if policy.detail is None else policy.detail(value)
     rows = [*start_rows(call.frame), end_row(call, child, "completed", data, detail, attempt=attempt)]
+    if len(data) > LARGE:
+        call.stored = rows[-1].id
     model = policy.kind is StepKind.MODEL
     if model:
         run.model_spoke = True

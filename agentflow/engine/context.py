@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from agentflow.engine.effects import Edit
     from agentflow.engine.futures import TaskFuture
     from agentflow.engine.policy import StepPolicy
+    from agentflow.engine.submission import Lane
 
 
 class Frame:
@@ -56,16 +57,20 @@ class Frame:
     blocked: int = 0
     #: Of a tool call: what a person changed in the arguments of side effects below.
     edits: tuple[Edit, ...] = ()
-    #: Futures of what its body has submitted; the step does not end before they have.
-    children: Sequence[TaskFuture[Any]] = ()
+    #: Futures of what its body has submitted, without those that ended well; None = it has submitted nothing. The step
+    #: does not end before they have.
+    children: dict[TaskFuture[Any], None] | None = None
+    #: Where the async body of a ``map`` has its place, which it lends while it waits.
+    lane: Lane | None = None
 
     def bear(self, future: TaskFuture[Any]) -> None:
         """Count a future among the body's."""
         root = self.root
-        if isinstance(root.children, list):
-            root.children.append(future)
-        else:
-            root.children = [future]
+        if root.parent is None:
+            return  # the run looks after those of the flow's own code
+        if root.children is None:
+            root.children = {}
+        future.belong(root.children)
 
     def __init__(
         self,

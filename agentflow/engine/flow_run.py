@@ -79,7 +79,7 @@ def run_blocking(active: ActiveRun, body: Body) -> Outcome:
     context = copy_context()
     try:
         value, error = context.run(lambda: drive(_caught(active, body, INLINE)))
-        for future in active.futures if active.fence is None else ():
+        for future in list(active.futures) if active.fence is None else ():
             future.wait()
         return drive(_end(active, value, error, INLINE))
     finally:
@@ -120,9 +120,8 @@ async def _finish_strays(active: ActiveRun) -> None:
     Side effects among those run to their end, recorded.
     """
     if active.fence is None:
-        for future in active.futures:
-            while not future.done():
-                await asyncio.wait([asyncio.wrap_future(future.inner)])
+        for future in list(active.futures):
+            await future.ended()
     strays = [task for task in active.tasks if not task.done()]
     for task in strays:
         if task not in active.shielded:
@@ -190,8 +189,8 @@ async def _body(body: Body, frame: Frame, rt: Inline | Loop) -> Any:
 async def _settle(active: ActiveRun, frame: Frame, value: Any, rt: Inline | Loop) -> Any:
     """What must be over before a flow has ended: futures, un-awaited calls."""
     active.check(frame)
-    if active.futures:
-        await rt.join(active.futures)
+    if active.submitted:
+        await rt.join(list(active.futures))
         active.check(frame)
         value = resolved(value)
         failure = unlooked(active.futures)

@@ -1,4 +1,8 @@
-"""Futures of submitted tasks: run in threads (sync) or on a loop (async); awaitable, and blocking through `result`."""
+"""Futures of submitted tasks: handles of results to be, awaitable, and blocking through `result`.
+
+A future holds a small value itself and a large one by its row in the journal, so that a hundred thousand of them are
+only handles. What submits and runs the tasks: see `agentflow.engine.submission`.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,15 @@ import asyncio
 import copy
 import dataclasses
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import CancelledError as ConcurrentCancelled
-from concurrent.futures import Future
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from contextvars import copy_context
+from functools import partial
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from agentflow.engine import branches
 from agentflow.engine.context import CURRENT, Frame
-from agentflow.engine.runtime import INLINE, LOOP, drive, running_loop
-from agentflow.engine.step import Call, execute
+from agentflow.engine.runtime import running_loop
 from agentflow.errors import ColourError, Unwinding
 
 if TYPE_CHECKING:
@@ -29,72 +31,179 @@ R_co = TypeVar("R_co", covariant=True)
 class TaskFuture(Generic[R_co]):
     """The result to be of a submitted task. A failure that nobody looks at fails the flow."""
 
-    def __init__(self, name: str, inner: Future[Any], run: ActiveRun) -> None:
+    __slots__ = ("__weakref__", "_callbacks", "_content", "_home", "_kind", "_run", "name", "seen")
+
+    _PENDING, _VALUE, _ROW, _ERROR = range(4)
+
+    def __init__(self, name: str, run: ActiveRun) -> None:
         self.name = name
-        self.inner = inner
-        self._run = run
         #: Somebody has looked at the outcome.
         self.seen = False
-        inner.set_running_or_notify_cancel()  # whoever awaits it may be cancelled, it itself goes on
-        run.futures.append(self)
+        self._run = run
+        self._kind = self._PENDING
+        #: The value, the id of the row that holds it, or the exception.
+        self._content: Any = None
+        self._callbacks: list[Callable[[], None]] | None = None
+        run.submitted = True
+        self._home = run.futures
+        self._home[self] = None
+
+    def belong(self, home: dict[TaskFuture[Any], None]) -> None:
+        """Let the body that submitted it look after it, too, until it has ended well."""
+        home[self] = None
+        self._home = home
+        if self.done() and not self.failed():
+            home.pop(self, None)
+
+    # -- its end
+    def settle(self, value: Any, row: int = 0) -> None:
+        """It ended with `value`, which is read from the journal's row whenever somebody asks, if there is one."""
+        self._end(*((self._ROW, row) if row else (self._VALUE, value)))
+        self._run.futures.pop(self, None)
+        self._home.pop(self, None)
+
+    def fail(self, error: BaseException) -> None:
+        """It ended with an exception."""
+        self._end(self._ERROR, error)
+
+    def _end(self, kind: int, content: Any) -> None:
+        with self._run.lock:
+            self._content, self._kind = content, kind
+            callbacks, self._callbacks = self._callbacks, None
+        for callback in callbacks or ():
+            callback()
+
+    def add_done_callback(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once it has ended, in the thread that ends it; at once if it has."""
+        with self._run.lock:
+            if self._kind == self._PENDING:
+                if self._callbacks is None:
+                    self._callbacks = []
+                self._callbacks.append(callback)
+                return
+        callback()
+
+    # -- looking at it
+    def failed(self) -> bool:
+        """Whether it has ended with an exception."""
+        return self._kind == self._ERROR
 
     def done(self) -> bool:
         """Whether it has ended."""
-        return self.inner.done()
+        return self._kind != self._PENDING
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until it has ended, at most `timeout` seconds; True if it has."""
-        with suppress(BaseException):  # its outcome is read elsewhere
-            self._block(timeout)
-        return self.inner.done()
+        self._block(timeout)
+        return self.done()
 
     def result(self, timeout: float | None = None, *, raise_on_failure: bool = True) -> R_co:
         """Block until it has ended and return its value, or raise its exception (or return that instead).
 
-        Raises TimeoutError after `timeout` seconds, `ColourError` on a thread whose event loop runs.
+        A value of more than a kilobyte is read from the journal at each call. Raises TimeoutError after `timeout`
+        seconds, `ColourError` on a thread whose event loop runs.
         """
         if timeout is not None and timeout < 0:
             message = "timeout must not be negative"
             raise ValueError(message)
         self.seen = True
+        self._block(timeout)
+        if not self.done():
+            message = f"{self.name} has not ended within {timeout:g} s"
+            raise TimeoutError(message)
         try:
-            return cast("R_co", self._block(timeout))
+            return cast("R_co", self._outcome())
         except Exception as error:
-            if raise_on_failure or (isinstance(error, TimeoutError) and not self.inner.done()):
+            if raise_on_failure:
                 raise
             return cast("R_co", error)
 
     def exception(self) -> BaseException | None:
         """Block until it has ended and return its exception, if any."""
         self.seen = True
-        try:
-            self._block(None)
-        except Exception as error:
-            return error
-        return None
+        self._block(None)
+        if self._kind != self._ERROR:
+            return None
+        if not isinstance(self._content, Exception):
+            raise self._content
+        return self._content
 
     def __await__(self) -> Generator[Any, None, R_co]:
         self.seen = True
-        return asyncio.wrap_future(self.inner).__await__()
+        yield from self.ended().__await__()
+        return cast("R_co", self._outcome())
+
+    async def ended(self) -> None:
+        """Return when it has ended, whatever came of it."""
+        while not self.done():
+            loop = asyncio.get_running_loop()
+            turn = loop.create_future()
+            self.add_done_callback(partial(_wake, loop, turn))
+            await turn
 
     def __repr__(self) -> str:
         return f"<TaskFuture {self.name} {'done' if self.done() else 'pending'}>"
 
-    def _block(self, timeout: float | None) -> Any:
-        if not self.inner.done() and running_loop() is not None:
+    def _outcome(self) -> Any:
+        if self._kind == self._ERROR:
+            raise self._content
+        return self._run.read_value(self._content) if self._kind == self._ROW else self._content
+
+    def _block(self, timeout: float | None) -> None:
+        if self.done():
+            return
+        if running_loop() is not None:
             message = (
                 f"result() of {self.name} would block this thread's event loop; `await` the future instead"
             )
             raise ColourError(message)
+        over = threading.Event()
+        self.add_done_callback(over.set)
         frame = CURRENT.get()
         if frame is None:
-            return self.inner.result(timeout)
+            over.wait(timeout)
+            return
         with blocked(frame):
-            try:
-                return self.inner.result(timeout)
-            except ConcurrentCancelled:
-                frame.run.check(frame)
-                raise
+            over.wait(timeout)
+
+
+def _wake(loop: asyncio.AbstractEventLoop, turn: asyncio.Future[None]) -> None:
+    if running_loop() is loop:
+        _resolve(turn)
+    else:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_resolve, turn)
+
+
+def _resolve(turn: asyncio.Future[None]) -> None:
+    if not turn.done():
+        turn.set_result(None)
+
+
+class TaskFutureList(list[TaskFuture[T]]):
+    """The futures of one ``map``: a list that can be waited for as a whole."""
+
+    def result(self, timeout: float | None = None, *, raise_on_failure: bool = True) -> list[T]:
+        """All values, in order; fails at the first failure that is there, even behind a slow future.
+
+        Raises TimeoutError after `timeout` seconds in all.
+        """
+        late = len(self)
+        for future in ends_of(self, timeout):
+            late -= 1
+            if raise_on_failure and future.failed():
+                future.result()
+        if late:
+            message = f"{late} of {len(self)} futures have not ended in time"
+            raise TimeoutError(message)
+        return [future.result(raise_on_failure=raise_on_failure) for future in self]
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until all have ended, at most `timeout` seconds in all; True if they have."""
+        return sum(1 for _ in ends_of(self, timeout)) == len(self)
+
+    def __await__(self) -> Generator[Any, None, list[T]]:
+        return asyncio.gather(*self).__await__()
 
 
 @contextmanager
@@ -113,199 +222,32 @@ def blocked(frame: Frame) -> Generator[None, None, None]:
         root.blocked -= 1
 
 
-Prepare = Callable[[], Call]
+def ends_of(futures: Sequence[TaskFuture[T]], timeout: float | None = None) -> Iterator[TaskFuture[T]]:
+    """The futures as they end, blocking for the next one; stops where `timeout` seconds, counted from now, are over.
 
-
-def submit_sync(
-    name: str, run: ActiveRun, prepare: Prepare, wait_for: Sequence[TaskFuture[Any]] = ()
-) -> TaskFuture[Any]:
-    """Run a sync task in a thread of its own, at most ``max_workers`` bodies of a run at once.
-
-    `prepare` makes the call, in that thread, once the futures of `wait_for` have ended. Nested submits never deadlock:
-    a thread that blocks on a future lends its place while it waits.
+    Raises ValueError for a negative timeout, `ColourError` on a thread whose event loop runs.
     """
-    inner: Future[Any] = Future()
-    future = TaskFuture[Any](name, inner, run)
-    context = copy_context()
-
-    def work() -> None:
-        try:
-            inner.set_result(context.run(lambda: drive(execute(_own(prepare()), INLINE))))
-        except BaseException as error:
-            inner.set_exception(error)
-
-    _after(wait_for, lambda: pool_of(run).start(work))
-    return future
-
-
-def _after(futures: Sequence[TaskFuture[Any]], then: Callable[[], None]) -> None:
-    """Call `then` once all `futures` have ended; no thread waits for them."""
-    left = iter(futures)
-
-    def following(_: object = None) -> None:
-        other = next(left, None)
-        if other is None:
-            then()
-        else:
-            other.inner.add_done_callback(following)
-
-    following()
-
-
-class Gate:
-    """Lets at most so many asyncio tasks of one ``map`` through at once."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._semaphore: asyncio.Semaphore | None = None
-
-    async def __aenter__(self) -> None:
-        if self._semaphore is None:  # made on the loop that uses it
-            self._semaphore = asyncio.Semaphore(self._limit)
-        await self._semaphore.acquire()
-
-    async def __aexit__(self, *error: object) -> None:
-        if self._semaphore is not None:
-            self._semaphore.release()
-
-
-def submit_async(
-    name: str,
-    run: ActiveRun,
-    prepare: Prepare,
-    wait_for: Sequence[TaskFuture[Any]] = (),
-    gate: Gate | None = None,
-) -> TaskFuture[Any]:
-    """Run an async task as an asyncio task of the running loop, or on one background loop if there is none here.
-
-    `prepare` makes the call, once the futures of `wait_for` have ended.
-    """
-    inner: Future[Any] = Future()
-    future = TaskFuture[Any](name, inner, run)
-
-    async def work() -> None:
-        try:
-            for other in wait_for:
-                await other
-            async with gate or nullcontext():
-                inner.set_result(await execute(_own(prepare()), LOOP))  # takes this task out of the run's
-        except asyncio.CancelledError as error:
-            inner.set_exception(error if run.fence is None else run.fence.__class__(*run.fence.args))
-            raise
-        except BaseException as error:
-            inner.set_exception(error)
-
-    branches.own_coroutine(work)
-    loop = running_loop()
-    if loop is not None:
-        _keep(loop.create_task(work()))
-        return future
-    own = run.loop
-    background = own if own is not None and own.is_running() else background_loop()
-    run.loop = background
-    context = copy_context()
-    background.call_soon_threadsafe(lambda: _keep(context.run(_create, background, work)))
-    return future
-
-
-def _own(call: Call) -> Call:
-    call.own = True
-    return call
-
-
-def _create(loop: asyncio.AbstractEventLoop, work: Callable[[], Any]) -> asyncio.Task[Any]:
-    return loop.create_task(work())
-
-
-_kept: set[asyncio.Task[Any]] = set()
-
-
-def _keep(task: asyncio.Task[Any]) -> None:
-    _kept.add(task)
-    task.add_done_callback(_forget)
-
-
-def _forget(task: asyncio.Task[Any]) -> None:
-    _kept.discard(task)
-    if not task.cancelled():
-        task.exception()
-
-
-_background: asyncio.AbstractEventLoop | None = None
-_background_lock = threading.Lock()
-
-
-def background_loop() -> asyncio.AbstractEventLoop:
-    """The loop on which async tasks that sync flows submit are run; one thread per process."""
-    global _background  # noqa: PLW0603 - one per process, made at first use
-    with _background_lock:
-        if _background is None or _background.is_closed():
-            loop = asyncio.new_event_loop()
-            branches.install(loop)
-            threading.Thread(target=loop.run_forever, name="agentflow-loop", daemon=True).start()
-            _background = loop
-        return _background
-
-
-class Threads:
-    """Threads of one run: as many bodies at once as allowed, not counting those that block on others."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._running = 0
-        self._queue: list[Callable[[], None]] = []
-        self._lock = threading.Lock()
-        self._local = threading.local()
-
-    def is_mine(self) -> bool:
-        """Whether the calling thread is one of these."""
-        return getattr(self._local, "mine", False)
-
-    def start(self, work: Callable[[], None]) -> None:
-        """Run `work` in a thread, now or when a place is free."""
-        with self._lock:
-            self._queue.append(work)
-        self._fill()
-
-    def lend(self) -> None:
-        """The calling thread blocks: its place is free meanwhile."""
-        with self._lock:
-            self._running -= 1
-        self._fill()
-
-    def take_back(self) -> None:
-        """The calling thread goes on."""
-        with self._lock:
-            self._running += 1
-
-    def _fill(self) -> None:
-        while True:
-            with self._lock:
-                if not self._queue or self._running >= self._limit:
-                    return
-                self._running += 1
-                work = self._queue.pop(0)
-            threading.Thread(target=self._loop, args=(work,), name="agentflow-task", daemon=True).start()
-
-    def _loop(self, work: Callable[[], None] | None) -> None:
-        self._local.mine = True
-        while work is not None:
-            work()
-            with self._lock:
-                if self._queue and self._running <= self._limit:
-                    work = self._queue.pop(0)
-                else:
-                    self._running -= 1
-                    work = None
-
-
-def pool_of(run: ActiveRun) -> Threads:
-    """The threads of a run."""
-    if run.threads is None:
-        with run.lock:
-            if run.threads is None:
-                run.threads = Threads(run.options.settings.max_workers)
-    return run.threads
+    if timeout is not None and timeout < 0:
+        message = "timeout must not be negative"
+        raise ValueError(message)
+    if running_loop() is not None and not all(future.done() for future in futures):
+        message = "waiting for futures would block this thread's event loop; `await` them instead"
+        raise ColourError(message)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    ended: SimpleQueue[TaskFuture[T]] = SimpleQueue()
+    for future in futures:
+        future.add_done_callback(partial(ended.put, future))
+    frame = CURRENT.get()
+    for _ in futures:
+        with suppress(Empty):
+            yield ended.get_nowait()
+            continue
+        with nullcontext() if frame is None else blocked(frame):
+            try:
+                found = ended.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+            except Empty:
+                return
+        yield found
 
 
 def unlooked(futures: Iterable[TaskFuture[Any]]) -> BaseException | None:

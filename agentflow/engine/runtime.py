@@ -276,8 +276,7 @@ class Loop:
 
     async def join(self, futures: Sequence[TaskFuture[Any]]) -> None:
         for future in futures:
-            while not future.done():
-                await asyncio.wait([asyncio.wrap_future(future.inner)])
+            await future.ended()
 
     async def awaited(self, answer: Awaitable[T]) -> T:
         return await answer

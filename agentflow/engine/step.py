@@ -27,10 +27,14 @@ from agentflow.model.steps import StepKind, StepRow
 from agentflow.payloads.failures import decode_failure, encode_failure
 
 if TYPE_CHECKING:
+    from agentflow.engine.futures import TaskFuture
     from agentflow.engine.policy import StepPolicy
     from agentflow.engine.runtime import Runtime
+    from agentflow.engine.submission import Lane
 
 
+#: A value of more bytes than this is held by its row, not by the future of the call.
+LARGE = 1024
 _RAW_THREAD = (
     "{} is a side effect, and this thread was made by hand: it is no branch of the flow, so the effect could not be "
     "found again; use task.submit"
@@ -44,6 +48,10 @@ class Call:
     aliases: tuple[bytes, ...] = ()
     #: It was handed to a thread or an asyncio task of its own, so it is a branch of its own.
     own: bool = False
+    #: Where it has a place while it runs.
+    lane: Lane | None = None
+    #: The row that holds its value, where that is a large one.
+    stored: int = 0
     #: Waits whose answers the next row takes.
     answered: tuple[str, ...] = ()
     #: Bound arguments to what people are shown of them.
@@ -219,6 +227,8 @@ async def replay(call: Call, record: Record, rt: Runtime) -> Any:
     await rt.deliver(call.run, record)
     if call.run.guarded:
         call.run.check(call.frame)
+    if record.value is not None and len(record.value) > LARGE:
+        call.stored = record.row.id
     return recall(call.run, record)
 
 
@@ -254,6 +264,8 @@ async def record_value(call: Call, child: Frame, data: bytes, value: Any, rt: Ru
             detail,
         )
     )
+    if len(data) > LARGE:
+        call.stored = row_id
     if policy.kind is StepKind.MODEL:
         run.model_spoke = True
     if call.answered or policy.kind is StepKind.MODEL:
@@ -273,7 +285,7 @@ def body_frame(call: Call, place: Place, record: Record | None, attempt: int = 0
     child = Frame(call.run, call.frame, call.policy, place, attempt)
     child.t0 = call.run.clock()
     if call.own:
-        child.detached = True
+        child.detached, child.lane = True, call.lane
     if call.effects:
         child.before = call.effects
     if record is not None:
@@ -305,7 +317,7 @@ async def run_body(call: Call, child: Frame, rt: Runtime) -> Any:
             value = call.fn(*call.args, **call.kwargs)
             if rt.awaits:
                 value = await value
-        return await _joined(child, value, rt) if child.children else value
+        return value if child.children is None else await _joined(child, child.children, value, rt)
     except Unwinding as error:
         note_unwinding(run, error)
         raise
@@ -314,14 +326,14 @@ async def run_body(call: Call, child: Frame, rt: Runtime) -> Any:
         run.bodies.discard(child)
 
 
-async def _joined(child: Frame, value: Any, rt: Runtime) -> Any:
+async def _joined(child: Frame, children: dict[TaskFuture[Any], None], value: Any, rt: Runtime) -> Any:
     """A body's value once everything it has submitted has ended; a failure that it did not look at is its own."""
     from agentflow.engine.futures import resolved, unlooked  # noqa: PLC0415 - the two need each other
 
-    await rt.join(child.children)
+    await rt.join(list(children))
     child.run.check(child)
     value = resolved(value)
-    failure = unlooked(child.children)
+    failure = unlooked(list(children))
     if failure is not None:
         raise failure
     return value

@@ -104,6 +104,8 @@ async def wait_durably(run: ActiveRun, frame: Frame, wait: Wait, rt: Runtime, *,
     around = list(frame.enclosing())
     blocked = list(_same_thread(around)) if inline else []
     for body in around:
+        if not body.waits and body.lane is not None:
+            body.lane.lend()
         body.waits += 1
     for body in blocked:
         body.blocked += 1
@@ -118,6 +120,8 @@ async def wait_durably(run: ActiveRun, frame: Frame, wait: Wait, rt: Runtime, *,
             body.blocked -= 1
         for body in around:
             body.waits -= 1
+            if not body.waits and body.lane is not None:
+                body.lane.take_back()
     run.check(frame)
     return pending.wait
 

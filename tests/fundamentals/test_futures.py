@@ -13,7 +13,7 @@ import pytest
 from agentflow import TaskFuture, flow, get_run_context, send_event, task, unmapped, wait_for_event
 from agentflow.errors import AgentflowError
 from agentflow.model.states import StateType
-from tests.fundamentals.lives import memory, options, rows, start, value_of
+from tests.fundamentals.lives import memory, options, resume, rows, start, value_of
 
 
 @task
@@ -422,3 +422,117 @@ def test_waiting_inside_a_submitted_effect_is_refused() -> None:
         return repr(pay.submit().exception())
 
     assert AgentflowError.__name__ in value_of(run)
+
+
+def test_a_large_value_is_read_from_the_journal_and_a_small_one_is_kept() -> None:
+    """A future is a handle: what takes more than a kilobyte stays in the journal until somebody asks."""
+
+    @task
+    def text(size: int) -> list[str]:
+        return ["x" * size]
+
+    @flow
+    def run() -> list[bool]:
+        small, large = text.submit(10), text.submit(10_000)
+        same = small.result() is small.result(), large.result() is large.result()
+        return [*same, large.result() == ["x" * 10_000]]
+
+    assert value_of(run) == [True, False, True]
+
+
+@pytest.mark.parametrize("fails", [True, False], ids=["fails", "goes well"])
+def test_the_results_of_a_map_fail_at_the_first_failure_that_is_there(fails: bool) -> None:
+    """`result()` of a map gives all values, or raises a failure even while slower calls go on."""
+    may_end = threading.Event()
+
+    @task
+    def work(x: int) -> int:
+        if x == 0 and fails:
+            may_end.wait(5)
+        if x == 1 and fails:
+            raise ValueError(x)
+        return x
+
+    @flow
+    def run() -> Any:
+        futures = work.map([0, 1, 2])
+        try:
+            return futures.result()
+        except ValueError as error:
+            early = not futures[0].done()
+            return [str(error), early]
+        finally:
+            may_end.set()
+
+    assert value_of(run) == (["1", True] if fails else [0, 1, 2])
+
+
+def test_the_futures_of_a_map_can_be_awaited_together() -> None:
+    """In an async flow a map is awaited as one."""
+
+    @task
+    async def double(x: int) -> int:
+        return 2 * x
+
+    @flow
+    async def run() -> list[int]:
+        return await double.map([1, 2, 3])
+
+    assert value_of(run) == [2, 4, 6]
+
+
+def test_a_timeout_of_a_map_is_one_for_all() -> None:
+    """Whoever waits for several futures waits that long in all; what is late is counted."""
+    may_end = threading.Event()
+
+    @task
+    def late(x: int) -> bool:
+        return may_end.wait(5)
+
+    @flow
+    def run() -> list[Any]:
+        futures = late.map([1, 2])
+        with pytest.raises(TimeoutError, match="2 of 2"):
+            futures.result(timeout=0)
+        with pytest.raises(ValueError, match="negative"):
+            futures.wait(timeout=-1)
+        waited = futures.wait(timeout=0)
+        may_end.set()
+        return [waited, futures.wait(), futures.result()]
+
+    assert value_of(run) == [False, True, [True, True]]
+
+
+def test_calls_of_a_map_that_wait_lend_their_places() -> None:
+    """More calls of one map than may run at once wait for events: each of them gets to ask."""
+
+    @task
+    async def ask(x: int) -> Any:
+        return await wait_for_event(f"event {x}")
+
+    @flow
+    async def run() -> int:
+        await ask.map(range(6))
+        return 6
+
+    journal = memory()
+    outcome = start(run, journal=journal, using=options(map_concurrency=2))
+    assert outcome.state is StateType.PAUSED
+    assert sorted(wait.name for wait in outcome.waiting_for) == [f"event {x}" for x in range(6)]
+    for x in range(6):
+        send_event(outcome.run_id, f"event {x}", journal=journal)
+    assert resume(run, outcome.run_id, journal, options(map_concurrency=2)).value == 6
+
+
+def test_submits_that_submit_do_not_deadlock() -> None:
+    """A thread that waits for what it has submitted lends its place, however deep."""
+
+    @task
+    def deeper(depth: int) -> int:
+        return depth if depth == 33 else deeper.submit(depth + 1).result()
+
+    @flow
+    def run() -> int:
+        return deeper.submit(0).result()
+
+    assert value_of(run, using=options(max_workers=1)) == 33

@@ -1,0 +1,268 @@
+"""Submits tasks: sync ones to threads of the run, async ones to a loop; in order, so many at once, the rest queued."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextvars import Context, copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from agentflow.engine import branches
+from agentflow.engine.futures import TaskFuture
+from agentflow.engine.runtime import INLINE, LOOP, drive, running_loop
+from agentflow.engine.step import Call, execute
+
+if TYPE_CHECKING:
+    from agentflow.engine.active import ActiveRun
+
+Prepare = Callable[[], Call]
+
+
+class Work:
+    """A submitted task that has not ended."""
+
+    __slots__ = ("context", "future", "lane", "loop", "prepare", "run")
+
+    def __init__(
+        self,
+        name: str,
+        run: ActiveRun,
+        prepare: Prepare,
+        context: Context,
+        *,
+        lane: Lane | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self.run = run
+        #: Makes the call, where it is going to run.
+        self.prepare = prepare
+        self.context = context
+        self.lane = lane
+        #: The loop that an async task runs on.
+        self.loop = loop
+        self.future: TaskFuture[Any] = TaskFuture(name, run)
+
+    def call(self) -> Call:
+        """The call: a branch of its own."""
+        call = self.prepare()
+        call.own, call.lane = True, self.lane
+        return call
+
+    def is_dead(self) -> bool:
+        """Whether its run has been fenced before it began; then it has ended."""
+        fence = self.run.fence
+        if fence is not None:
+            self.future.fail(fence.__class__(*fence.args))
+        return fence is not None
+
+
+class Lane:
+    """Launches works in their order, at most so many at once; what only waits lends its place to the next one."""
+
+    def __init__(self, limit: int, launch: Callable[[Work], None]) -> None:
+        self._limit = limit
+        self._launch = launch
+        self._running = 0
+        self._queue: deque[Work] = deque()
+        self._lock = threading.Lock()
+
+    def start(self, work: Work) -> None:
+        """Launch `work`, now or when a place is free."""
+        with self._lock:
+            self._queue.append(work)
+        self._fill()
+
+    def lend(self) -> None:
+        """A work waits, or is over: its place is free."""
+        with self._lock:
+            self._running -= 1
+        self._fill()
+
+    def take_back(self) -> None:
+        """It goes on."""
+        with self._lock:
+            self._running += 1
+
+    def next(self) -> Work | None:
+        """Take the next work and a place for it, if there are both."""
+        with self._lock:
+            if not self._queue or self._running >= self._limit:
+                return None
+            self._running += 1
+            return self._queue.popleft()
+
+    def _fill(self) -> None:
+        while (work := self.next()) is not None:
+            if work.is_dead():
+                self.take_back_unused()
+            else:
+                self._launch(work)
+
+    def take_back_unused(self) -> None:
+        """The place of a work that has nothing to do any more."""
+        with self._lock:
+            self._running -= 1
+
+
+class Threads(Lane):
+    """Threads of one run: as many bodies at once as allowed, not counting those that block on others."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit, self._begin)
+        self._local = threading.local()
+
+    def is_mine(self) -> bool:
+        """Whether the calling thread is one of these."""
+        return getattr(self._local, "mine", False)
+
+    def _begin(self, work: Work) -> None:
+        threading.Thread(target=self._loop, args=(work,), name="agentflow-task", daemon=True).start()
+
+    def _loop(self, first: Work) -> None:
+        self._local.mine = True
+        work: Work | None = first
+        while work is not None:
+            if not work.is_dead():
+                _execute_here(work)
+            self.take_back_unused()
+            work = self.next()
+
+
+def _execute_here(work: Work) -> None:
+    try:
+        call, value = work.context.copy().run(_executed, work)
+    except BaseException as error:
+        work.future.fail(error)
+    else:
+        work.future.settle(value, call.stored)
+
+
+def _executed(work: Work) -> tuple[Call, Any]:
+    call = work.call()
+    return call, drive(execute(call, INLINE))
+
+
+def submit_sync(
+    name: str,
+    run: ActiveRun,
+    prepare: Prepare,
+    wait_for: Sequence[TaskFuture[Any]] = (),
+    context: Context | None = None,
+) -> TaskFuture[Any]:
+    """Run a sync task in a thread of its own, at most ``max_workers`` bodies of a run at once.
+
+    `prepare` makes the call, in that thread, once the futures of `wait_for` have ended. Nested submits never deadlock:
+    a thread that blocks on a future lends its place while it waits.
+    """
+    work = Work(name, run, prepare, context or copy_context())
+    _after(wait_for, partial(pool_of(run).start, work))
+    return work.future
+
+
+def submit_async(
+    name: str,
+    run: ActiveRun,
+    prepare: Prepare,
+    wait_for: Sequence[TaskFuture[Any]] = (),
+    context: Context | None = None,
+    lane: Lane | None = None,
+) -> TaskFuture[Any]:
+    """Run an async task as an asyncio task of the running loop, or on one background loop if there is none here.
+
+    `prepare` makes the call, once the futures of `wait_for` have ended.
+    """
+    loop = running_loop() or _loop_for(run)
+    work = Work(name, run, prepare, context or copy_context(), lane=lane, loop=loop)
+    _after(wait_for, partial(launch_on_loop if lane is None else lane.start, work))
+    return work.future
+
+
+def _loop_for(run: ActiveRun) -> asyncio.AbstractEventLoop:
+    """The loop for async tasks that a thread submits: the run's own, or the one of this process."""
+    if run.loop is None or not run.loop.is_running():
+        run.loop = background_loop()
+    return run.loop
+
+
+def _after(futures: Sequence[TaskFuture[Any]], then: Callable[[], None]) -> None:
+    """Call `then` once all `futures` have ended; no thread waits for them."""
+    left = iter(futures)
+
+    def following() -> None:
+        for other in left:
+            if not other.done():
+                other.add_done_callback(following)
+                return
+        then()
+
+    following()
+
+
+def launch_on_loop(work: Work) -> None:
+    """Begin an async work on its loop."""
+    loop = work.loop
+    if loop is None or loop is running_loop():
+        _create(work)
+    else:
+        try:
+            loop.call_soon_threadsafe(_create, work)
+        except RuntimeError as error:  # the loop is closed
+            work.future.fail(error)
+
+
+def _create(work: Work) -> None:
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(_execute_on_loop(work), context=work.context.copy())
+    _kept.add(task)
+    task.add_done_callback(partial(_over, work))
+
+
+async def _execute_on_loop(work: Work) -> None:
+    call = work.call()
+    value = await execute(call, LOOP)  # takes this asyncio task out of the run's
+    work.future.settle(value, call.stored)
+
+
+branches.own_coroutine(_execute_on_loop)
+_kept: set[asyncio.Task[None]] = set()
+
+
+def _over(work: Work, task: asyncio.Task[None]) -> None:
+    _kept.discard(task)
+    work.run.tasks.discard(task)
+    if not work.future.done() and not (task.cancelled() and work.is_dead()):
+        work.future.fail(asyncio.CancelledError() if task.cancelled() else task.exception() or _lost(work))
+    if work.lane is not None:
+        work.lane.lend()
+
+
+def _lost(work: Work) -> BaseException:
+    return RuntimeError(f"{work.future.name} ended without an outcome")
+
+
+_background: asyncio.AbstractEventLoop | None = None
+_background_lock = threading.Lock()
+
+
+def background_loop() -> asyncio.AbstractEventLoop:
+    """The loop on which async tasks that sync flows submit are run; one thread per process."""
+    global _background  # noqa: PLW0603 - one per process, made at first use
+    with _background_lock:
+        if _background is None or _background.is_closed():
+            loop = asyncio.new_event_loop()
+            branches.install(loop)
+            threading.Thread(target=loop.run_forever, name="agentflow-loop", daemon=True).start()
+            _background = loop
+        return _background
+
+
+def pool_of(run: ActiveRun) -> Threads:
+    """The threads of a run."""
+    if run.threads is None:
+        with run.lock:
+            if run.threads is None:
+                run.threads = Threads(run.options.settings.max_workers)
+    return run.threads
