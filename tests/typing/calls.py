@@ -20,6 +20,7 @@ from agentflow import (
     unmapped,
     wait_for_event,
 )
+from agentflow.futures import TaskFutureList
 
 
 @task
@@ -69,8 +70,8 @@ async def outer(name: str, *, count: int = 1) -> dict[str, int]:
     assert_type(await add.submit(1), int)
     assert_type(fetch.submit("u"), TaskFuture[bytes])
     assert_type(await fetch.submit("u"), bytes)
-    assert_type(add.map([1, 2], unmapped(3)), list[TaskFuture[int]])
-    assert_type(fetch.map(["u"]), list[TaskFuture[bytes]])
+    assert_type(add.map([1, 2], unmapped(3)), TaskFutureList[int])
+    assert_type(fetch.map(["u"]), TaskFutureList[bytes])
     assert_type([future.result() for future in add.map([1])], list[int])
     assert_type(Shop().price.submit(3), TaskFuture[float])
 
