@@ -24,7 +24,7 @@ from agentflow.errors import (
 )
 from agentflow.flows import Flow, flow
 from agentflow.payloads.codec import register_codec
-from agentflow.run_context import RunContext, get_run_context, idempotency_key, scope, send_event
+from agentflow.run_context import RunContext, get_run_context, idempotency_key, scope, send_event, tags
 from agentflow.submitting import unmapped
 from agentflow.tasks import Task, task
 from agentflow.version import VERSION as __version__  # noqa: N811 - the name that the language has for it
@@ -35,6 +35,6 @@ __all__ = [
     "AgentflowError", "Always", "ApprovalDenied", "ByOrigin", "CachePolicy", "Flow", "Never", "NotDone", "Policy",
     "RunContext", "StepFailed", "Task", "TaskFuture", "TaskTimeoutError", "WaitTimeoutError", "Waiting", "When",
     "__version__", "busy", "exponential_backoff", "flow", "get_run_context", "get_run_logger", "idempotency_key",
-    "recorded", "register_codec", "request_input", "scope", "send_event", "sleep", "task", "unmapped",
+    "recorded", "register_codec", "request_input", "scope", "send_event", "sleep", "tags", "task", "unmapped",
     "wait_for_event",
 ]  # fmt: skip

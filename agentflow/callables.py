@@ -6,16 +6,20 @@ Its parameters are the business of `agentflow.signatures`; its options of `agent
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from agentflow.payloads.digests import canonical
+
 
 def default_name(fn: Callable[..., Any]) -> str:
     """How a function's steps are called: its qualified name, without the functions it is defined in."""
-    name = getattr(fn, "__qualname__", type(fn).__qualname__)
+    inner = unpartialled(fn)
+    name = getattr(inner, "__qualname__", type(inner).__qualname__)
     return name.rpartition("<locals>.")[2].replace("<lambda>", "unknown-lambda")
 
 
@@ -26,14 +30,32 @@ def unpartialled(fn: Any) -> Any:
 
 def is_coroutine_function(fn: Any) -> bool:
     """Whether calling it gives a coroutine; sees through partials and callable objects."""
-    inner = unpartialled(fn)
-    called: Any = getattr(inner.__class__, "__call__", None)  # noqa: B004 - the method itself is wanted
-    return inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(called)
+    return _is_kind(fn, inspect.iscoroutinefunction)
 
 
 def is_generator(fn: Any) -> bool:
-    """Whether calling it gives a generator."""
-    return inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn)
+    """Whether calling it gives a generator; sees through partials and callable objects."""
+    return _is_kind(fn, inspect.isgeneratorfunction) or is_async_generator(fn)
+
+
+def is_async_generator(fn: Any) -> bool:
+    """Whether calling it gives an async generator."""
+    return _is_kind(fn, inspect.isasyncgenfunction)
+
+
+def _is_kind(fn: Any, of_kind: Callable[[Any], bool]) -> bool:
+    inner = unpartialled(fn)
+    return of_kind(inner) or of_kind(getattr(inner.__class__, "__call__", None))  # noqa: B004 - the method is wanted
+
+
+def split_receiver(fn: Callable[..., Any]) -> tuple[tuple[Any, ...], Callable[..., Any]]:
+    """The object that a bound method or callable object brings along, if it is one, and the function that takes it."""
+    if inspect.ismethod(fn):
+        return (fn.__self__,), fn.__func__
+    called = getattr(fn.__class__, "__call__", None)  # noqa: B004 - the method itself is wanted
+    if isinstance(fn, type) or not inspect.isfunction(called):  # functions and partials are called by C
+        return (), fn
+    return (fn,), called
 
 
 def receiver_count(fn: Callable[..., Any], wrapper: type[Any] | None) -> int:
@@ -47,8 +69,16 @@ def receiver_count(fn: Callable[..., Any], wrapper: type[Any] | None) -> int:
     return 1 if first in ("self", "cls") and owner and not owner.endswith("<locals>") else 0
 
 
+def partial_arguments(fn: Callable[..., Any]) -> bytes:
+    """What a partial brings along, in canonical form; empty for anything else."""
+    if not isinstance(fn, functools.partial):
+        return b""
+    return canonical([list(fn.args), fn.keywords])[0] + partial_arguments(fn.func)
+
+
 def identity_of(fn: Callable[..., Any]) -> str:
     """A function's identity across runs: its module, resolved to a file's stem for scripts, and qualified name."""
+    fn = unpartialled(fn)
     module = getattr(fn, "__module__", "") or ""
     code = getattr(inspect.unwrap(fn), "__code__", None)
     if code is not None:
@@ -62,6 +92,7 @@ def identity_of(fn: Callable[..., Any]) -> str:
 
 def source_digest(fn: Callable[..., Any]) -> bytes:
     """A digest of the function's source; of its bytecode where there is no source."""
+    fn = unpartialled(fn)
     with contextlib.suppress(OSError, TypeError):
         return hashlib.blake2b(inspect.getsource(fn).encode(), digest_size=16).digest()
     code = getattr(fn, "__code__", None)

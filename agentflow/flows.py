@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import gc
 import inspect
@@ -21,13 +22,16 @@ from agentflow.engine.logs import record_prints
 from agentflow.engine.policy import StepPolicy, retry_delays
 from agentflow.engine.runtime import LOOP
 from agentflow.engine.step import Call, execute, execute_now
+from agentflow.engine.tags import TAGS, check_tags
 from agentflow.errors import DefinitionError, ParameterError, RunFinishedError, RunNotFoundError
 from agentflow.fingerprints import fingerprint
 from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Journal
 from agentflow.model.ids import new_id
+from agentflow.model.names import readable_name
 from agentflow.model.runs import NewRun, Origin
 from agentflow.model.steps import StepKind
+from agentflow.naming import RunName, name_maker
 from agentflow.payloads.codec import Codec
 from agentflow.payloads.digests import canonical
 from agentflow.settings import Settings
@@ -52,7 +56,8 @@ class Flow(Generic[P, R_co]):
         retry_delay_seconds: RetryDelay = None,
         timeout_seconds: float | None = None,
         validate_parameters: bool = True,
-        log_prints: bool = False,
+        log_prints: bool | None = None,
+        flow_run_name: RunName = None,
         tags: Iterable[str] = (),
     ) -> None:
         self._wrapper: type[Any] | None = None
@@ -65,11 +70,15 @@ class Flow(Generic[P, R_co]):
         delays = retry_delays(retry_delay_seconds, retries)
         check_options(name or default_name(fn), retries, delays, timeout_seconds)
         self.fn = fn
+        #: The function as it was given; `fn` has the receiver of a bound method already.
+        self._function: Callable[..., Any] = fn
+        #: The object (or class) of a bound method, by the name of the parameter that takes it.
+        self._receiver: dict[str, Any] = {}
         self.name = name or default_name(fn)
         self.version = version
         self.description = description if description is not None else (inspect.getdoc(fn) or "")
         self.validate_parameters = validate_parameters
-        self.tags = frozenset(tags)
+        self.tags = check_tags(tags)
         if is_generator(fn):
             message = f"{self.name} is a generator; a flow returns its value: collect the items in a list"
             raise DefinitionError(message)
@@ -85,6 +94,7 @@ class Flow(Generic[P, R_co]):
             log_prints=log_prints,
             tags=self.tags,
             description=self.description,
+            run_name=name_maker("flow_run_name", flow_run_name, self.name, self.binder.parameters),
         )
         if log_prints:
             record_prints()
@@ -108,7 +118,7 @@ class Flow(Generic[P, R_co]):
         return f"<flow {self.name}>"
 
     # -- calling it
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Run the flow and return its value, or raise its exception (for an async flow: a coroutine of it).
 
         Raises `ParameterError` before any run exists where the arguments do not fit.
@@ -126,12 +136,23 @@ class Flow(Generic[P, R_co]):
     async def _call_async(self, arguments: Mapping[str, Any]) -> Any:
         return _unwrap(await self.run_async(arguments))
 
+    def _known(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments by name, a method's receiver among them."""
+        return {**self._receiver, **arguments}
+
     def _as_step(self, frame: Frame, arguments: Mapping[str, Any]) -> Any:
         args, kwargs = self.binder.rebind(arguments)
-        data, _ = canonical(list(arguments.values()))
+        data, _ = canonical([*self._receiver.values(), *arguments.values()])
         key = frame.run.hasher.digest(self.name.encode() + b"\0flow\0" + data)
         call = Call(
-            frame, self._step_policy, key, self.fn, args, kwargs, lambda: dict(arguments), self.binder.rebind
+            frame,
+            self._step_policy,
+            key,
+            self.fn,
+            args,
+            kwargs,
+            lambda: self._known(arguments),
+            self.binder.rebind,
         )
         if self.is_async:
             coroutine = execute(call, LOOP)
@@ -184,8 +205,10 @@ class Flow(Generic[P, R_co]):
         """The run that a call with these arguments makes; inside of a run, one that is cancelled with it."""
         around = CURRENT.get()
         codec = Codec(journal.key, allow_pickle=options.settings.allow_pickle)
+        run_id, named = new_id(), self.policy.run_name
         return NewRun(
-            id=new_id(),
+            id=run_id,
+            name=readable_name(run_id) if named is None else named(self._known(arguments)),
             flow=self.name,
             entrypoint=self.entrypoint,
             parameters=codec.encode(dict(arguments)),
@@ -194,8 +217,8 @@ class Flow(Generic[P, R_co]):
             created=options.clock(),
             cwd=os.getcwd(),  # noqa: PTH109 - a string is what is stored
             interpreter=sys.executable,
-            tags=tuple(sorted(self.tags)),
             parent="" if around is None else around.run.run.id,
+            tags=tuple(sorted(self.tags | TAGS.get())),
         )
 
     # -- resuming it
@@ -264,9 +287,10 @@ class Flow(Generic[P, R_co]):
     def with_options(self, **options: Any) -> Flow[P, R_co]:
         """The same flow with other options (those of `flow`)."""
         given = {**self.options, **options}
-        made: Flow[P, R_co] = type(self)(self.fn, **given)
+        given.setdefault("name", self.name)
+        made: Flow[P, R_co] = type(self)(self._function, **given)
         made.options, made._wrapper = given, self._wrapper
-        return made
+        return made._bound(*self._receiver.values()) if self._receiver else made
 
     #: The options it was declared with.
     options: Mapping[str, Any] = {}
@@ -279,13 +303,20 @@ class Flow(Generic[P, R_co]):
         receiver = owner if self._wrapper is classmethod else instance
         if receiver is None or self._wrapper is staticmethod:
             return self
-        bound: Flow[..., Any] = Flow(
-            cast("Callable[..., Any]", functools.partial(cast("Any", self.fn), receiver)),
-            **cast("dict[str, Any]", {"name": self.name, "description": self.description, **self.options}),
-        )
-        bound.is_async = self.is_async
-        bound.entrypoint = ""
+        return self._bound(receiver)
+
+    def _bound(self, receiver: Any) -> Any:
+        """The flow with the object (or class) that its function takes first."""
+        bound = copy.copy(self)
+        bound.fn = functools.partial(self._function, receiver)
+        bound.binder = Binder(bound.fn, name=self.name)
+        bound._receiver = {self._first: receiver}  # noqa: SLF001 - a copy of this one
+        bound.entrypoint = ""  # another process could not find the object
         return bound
+
+    @property
+    def _first(self) -> str:
+        return next(iter(inspect.signature(self._function).parameters), "self")
 
 
 @contextmanager
@@ -323,7 +354,8 @@ def flow(
     retry_delay_seconds: RetryDelay = None,
     timeout_seconds: float | None = None,
     validate_parameters: bool = True,
-    log_prints: bool = False,
+    log_prints: bool | None = None,
+    flow_run_name: RunName = None,
     tags: Iterable[str] = (),
 ) -> Callable[[Callable[P, R_co]], Flow[P, R_co]]: ...
 def flow(fn: Any = None, /, **options: Any) -> Any:  # noqa: D417 - the options are those of the overload
@@ -338,8 +370,10 @@ def flow(fn: Any = None, /, **options: Any) -> Any:  # noqa: D417 - the options 
         retry_delay_seconds: Seconds before each retry: a number, a list, or a function of the number of retries.
         timeout_seconds: Limit of one attempt.
         validate_parameters: Coerce and check arguments with pydantic, by their annotations.
-        log_prints: Record what it (and what it calls) prints as log lines.
-        tags: Labels.
+        log_prints: Record what it (and what it calls) prints as log lines; default: as the code around it says.
+        flow_run_name: How people see a run: a template over the parameters (``"report of {day}"``), or a function that
+            returns the name; default: an adjective and an animal.
+        tags: Labels of its runs, beside those of ``with tags(...)``.
 
     Raises:
         DefinitionError: for options that contradict each other.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from agentflow.engine.context import CURRENT, current_frame
+from agentflow.engine.tags import TAGS, check_tags, effective_tags
 from agentflow.errors import RunNotFoundError
 from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Journal
@@ -30,12 +32,34 @@ class RunContext:
     step: str
     #: Which attempt of it this is, from 1.
     attempt: int
+    #: The run's name.
+    run_name: str
+    #: The running task's own name (``task_run_name``), where it has one.
+    task_run_name: str
+    #: Everything that labels what runs here.
+    tags: frozenset[str]
+    _read_parameters: Callable[[], dict[str, Any]] = field(repr=False, compare=False)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The parameters of the run, as they were recorded."""
+        return self._read_parameters()
 
 
 def get_run_context() -> RunContext:
     """The context of the running flow or task. Raises `MissingContextError` outside of a flow."""
     frame = current_frame("get_run_context()")
-    return RunContext(frame.run.run.id, frame.run.run.flow, frame.policy.name, frame.attempt + 1)
+    run = frame.run
+    return RunContext(
+        run_id=run.run.id,
+        flow=run.run.flow,
+        step=frame.policy.name,
+        attempt=frame.attempt + 1,
+        run_name=run.run.name,
+        task_run_name=frame.root.notes.get("run_name", ""),
+        tags=effective_tags(frame),
+        _read_parameters=partial(run.codec.decode, run.run.parameters),
+    )
 
 
 def idempotency_key() -> str:
@@ -48,6 +72,19 @@ def idempotency_key() -> str:
     run = frame.run
     executed = binding(frame.policy.name, frame.root.executed)
     return run.hasher.digest(b"%b|%b|%b" % (run.run.id.encode(), frame.stable, executed.encode())).hex()
+
+
+@contextmanager
+def tags(*labels: str) -> Generator[frozenset[str], None, None]:
+    """Label the runs and steps that begin in this block, beside the labels that they have; blocks add up.
+
+    Raises `DefinitionError` for what is no tag: empty, not text, of several lines.
+    """
+    token = TAGS.set(TAGS.get() | check_tags(labels))
+    try:
+        yield TAGS.get()
+    finally:
+        TAGS.reset(token)
 
 
 @contextmanager

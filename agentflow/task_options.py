@@ -13,7 +13,9 @@ from agentflow.approvals.policies import policy_from
 from agentflow.callables import identity_of, source_digest
 from agentflow.engine.caching import CachePolicy, choose_policy
 from agentflow.engine.policy import ApprovalRule, StepPolicy, retry_delays
+from agentflow.engine.tags import check_tags
 from agentflow.errors import DefinitionError
+from agentflow.naming import RunName, name_maker
 from agentflow.signatures import Binder
 
 RetryDelay = float | Sequence[float] | Callable[[int], Sequence[float]] | None
@@ -39,7 +41,8 @@ def build_policy(
     not_done_on: type[BaseException] | Sequence[type[BaseException]] = (),
     approval: ApprovalRule = None,
     persist_result: bool = True,
-    log_prints: bool = False,
+    log_prints: bool | None = None,
+    task_run_name: RunName = None,
     tags: Iterable[str] = (),
     aliases: Iterable[str] = (),
 ) -> StepPolicy:
@@ -60,7 +63,8 @@ def build_policy(
         approval=approval,
         persist_result=persist_result,
         log_prints=log_prints,
-        tags=frozenset(tags),
+        tags=check_tags(tags),
+        run_name=name_maker("task_run_name", task_run_name, name, binder.parameters),
         aliases=tuple(aliases),
         validate=binder.validate_named,
         schema=lambda: binder.schema,

@@ -9,7 +9,14 @@ import types
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
-from agentflow.callables import default_name, is_coroutine_function, is_generator, receiver_count
+from agentflow.callables import (
+    default_name,
+    is_coroutine_function,
+    is_generator,
+    partial_arguments,
+    receiver_count,
+    split_receiver,
+)
 from agentflow.engine import branches
 from agentflow.engine.caching import CachePolicy
 from agentflow.engine.context import CURRENT, Frame, current_frame
@@ -19,6 +26,7 @@ from agentflow.engine.policy import ApprovalRule, StepPolicy
 from agentflow.engine.runtime import LOOP
 from agentflow.engine.step import Call, decoded, execute, execute_now, hit
 from agentflow.errors import DefinitionError
+from agentflow.naming import RunName
 from agentflow.payloads.digests import canonical
 from agentflow.signatures import Binder
 from agentflow.submitting import map_in, submit_in
@@ -52,29 +60,31 @@ class Task(Generic[P, R_co]):
             raise DefinitionError(message)
         self.fn = fn
         self.name = name or default_name(fn)
-        #: The object (or class) of a bound method.
-        self.receiver: tuple[Any, ...] = ()
+        #: The object (or class) of a bound method or callable object; the function takes it first.
+        self.receiver, function = split_receiver(fn)
+        self._function: Callable[..., Any] = function
         functools.update_wrapper(self, fn, updated=())
         self.is_async = is_coroutine_function(fn)
-        self.binder = Binder(fn, name=self.name, skip=receiver_count(fn, self._wrapper))
+        skip = len(self.receiver) or receiver_count(fn, self._wrapper)
+        self.binder = Binder(function, name=self.name, skip=skip)
         if is_generator(fn):
             message = f"{self.name} is a generator; a task returns its value: collect the items in a list"
             raise DefinitionError(message)
         self.policy = policy or self._policy(**options)
-        self._prefix = self.name.encode() + b"\0"
+        self._prefix = self.name.encode() + b"\0" + partial_arguments(fn)
 
     def _policy(self, **options: Any) -> StepPolicy:
-        policy = build_policy(self.name, self.fn, self.binder, **options)
+        policy = build_policy(self.name, self._function, self.binder, **options)
         if policy.log_prints:
             record_prints()
         return policy
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Run the task as a step of the running flow and return its value (a coroutine of it, for an async task)."""
         frame = CURRENT.get()
         whole = (*self.receiver, *args) if self.receiver else args
         if frame is None:
-            return cast("Any", self.fn)(*whole, **kwargs)
+            return self._function(*whole, **kwargs)
         run = frame.run
         binder = self.binder
         data, _ = canonical(
@@ -105,7 +115,7 @@ class Task(Generic[P, R_co]):
         binder, policy, options = self.binder, self.policy, dict(kwargs) if kwargs else {}
         # nobody asks a plain step for its arguments
         named = _unasked if policy.plain else functools.partial(binder.arguments, args, options)
-        call = Call(frame, policy, key, self.fn, args, options, named, binder.rebind)
+        call = Call(frame, policy, key, self._function, args, options, named, binder.rebind)
         if self.policy.side_effect:
             call.flat = binder.flat
         if self.policy.aliases:
@@ -114,10 +124,12 @@ class Task(Generic[P, R_co]):
         return call
 
     @overload
-    def submit(self: Task[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> TaskFuture[T]: ...
+    def submit(
+        self: Task[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> TaskFuture[T]: ...
     @overload
-    def submit(self: Task[P, T], *args: P.args, **kwargs: P.kwargs) -> TaskFuture[T]: ...
-    def submit(self: Any, *args: Any, **kwargs: Any) -> TaskFuture[Any]:
+    def submit(self: Task[P, T], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[T]: ...
+    def submit(self: Any, /, *args: Any, **kwargs: Any) -> TaskFuture[Any]:
         """Start the task beside its caller: in a thread (sync) or on the loop (async). Raises outside of a flow.
 
         Futures among the arguments, also inside lists, tuples and dicts, are waited for and replaced by their values.
@@ -126,10 +138,10 @@ class Task(Generic[P, R_co]):
         return submit_in(self, frame, args, kwargs)
 
     @overload
-    def map(self: Task[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any) -> TaskFutureList[T]: ...
+    def map(self: Task[..., Coroutine[Any, Any, T]], /, *args: Any, **kwargs: Any) -> TaskFutureList[T]: ...
     @overload
-    def map(self: Task[..., T], *args: Any, **kwargs: Any) -> TaskFutureList[T]: ...
-    def map(self: Any, *args: Any, **kwargs: Any) -> TaskFutureList[Any]:
+    def map(self: Task[..., T], /, *args: Any, **kwargs: Any) -> TaskFutureList[T]: ...
+    def map(self: Any, /, *args: Any, **kwargs: Any) -> TaskFutureList[Any]:
         """Submit the task once per item of the iterable arguments (strings, and what `unmapped` wraps, are constants).
 
         Raises ValueError where the lengths differ or nothing is iterable.
@@ -191,7 +203,8 @@ def task(
     not_done_on: type[BaseException] | Sequence[type[BaseException]] = (),
     approval: ApprovalRule = None,
     persist_result: bool = True,
-    log_prints: bool = False,
+    log_prints: bool | None = None,
+    task_run_name: RunName = None,
     tags: Iterable[str] = (),
     aliases: Iterable[str] = (),
 ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
@@ -216,8 +229,10 @@ def task(fn: Any = None, /, **options: Any) -> Any:  # noqa: D417 - the options 
         not_done_on: (side effects) Exceptions that prove that it did not happen.
         approval: (side effects) None = by origin, "always", "never", or a policy of agentflow.approvals.
         persist_result: False = not recorded; it runs again on resume.
-        log_prints: Record what it prints as log lines.
-        tags: Labels.
+        log_prints: Record what it (and what it calls) prints as log lines; default: as the code around it says.
+        task_run_name: How people see a single call: a template over the parameters (``"order {order_id}"``), or a
+            function that returns the name; evaluated once, whatever the retries.
+        tags: Labels, beside those of the run and of ``with tags(...)``.
         aliases: Names it had before; records under those are reused.
 
     Raises:

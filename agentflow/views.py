@@ -59,6 +59,7 @@ def run_view(run: Run, *, full: bool = True) -> dict[str, Any]:
         "run_id": run.id,
         "flow": run.flow,
         "parent": run.parent or None,
+        "name": run.name,
         "state": run.state.value,
         "message": run.message,
         "origins": [origin.value for origin in run.origins],
@@ -162,6 +163,8 @@ class StepTree:
                 "parent": self._scopes.get(row.scope, ""),
                 "kind": row.kind,
                 "name": row.name,
+                "run_name": "",
+                "tags": (),
                 "effect": bool(row.effect),
                 "attempts": 0,
                 "started": row.started,
@@ -180,6 +183,10 @@ class StepTree:
             "error": describe_failure(row.value) if failed and row.value is not None else None,
             "detail": orjson.loads(row.detail) if row.detail else step.get("detail"),
         }
+        notes: dict[str, Any] = step["detail"] or {}
+        if notes:
+            step["run_name"] = notes.get("run_name", step["run_name"])
+            step["tags"] = notes.get("tags", step["tags"])
         return step
 
     @property

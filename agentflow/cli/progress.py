@@ -167,7 +167,12 @@ def describe_wait(wait: Wait) -> str:
 def _line(step: dict[str, Any], before: frozenset[str]) -> Text:
     mark, style = _MARKS.get(step["event"], ("·", ""))
     recorded = step["id"] in before
-    line = Text.assemble(("↺" if recorded else mark, "cyan" if recorded else style), " ", step["name"])
+    shown = step["run_name"] or step["name"]
+    line = Text.assemble(("↺" if recorded else mark, "cyan" if recorded else style), " ", shown)
+    if step["run_name"]:
+        line.append(f"  {step['name']}", "dim")
+    if step["tags"]:
+        line.append(f"  #{' #'.join(step['tags'])}", "dim")
     if step["kind"] in ("model", "tool") or step["effect"]:
         line.append(f"  {'side effect' if step['effect'] else step['kind']}", "dim")
     if recorded:

@@ -56,6 +56,7 @@ def ls(
     state: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     flow: str = "",
     parent: str = "",
+    tag: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     limit: int = 20,
     json: Flag = False,
 ) -> int:
@@ -65,19 +66,23 @@ def ls(
         state: Only runs in this state, such as running, paused or failed; repeatable.
         flow: Only runs of this flow.
         parent: Only runs that this run has started.
+        tag: Only runs with this tag; repeatable: with all of them.
         limit: At most so many; default: 20.
         json: Print a JSON list.
     """
     states = tuple(_state(name) for name in state)
     journal = open_journal()
     above = find_run(journal, parent).id if parent else ""
-    runs = journal.list_runs(RunFilter(limit=max(limit, 0), states=states, flow=flow, parent=above))
+    wanted = RunFilter(limit=max(limit, 0), states=states, flow=flow, parent=above, tags=tag)
+    runs = journal.list_runs(wanted)
     if json:
         print_json([run_view(run, full=False) for run in runs])
         return COMPLETED
     rows = [_row(journal, run) for run in runs]
     print_table(
-        ("run", "flow", "state", "age", "took", ""), rows, empty="no runs; start one: agentflow run FILE:FLOW"
+        ("run", "name", "flow", "state", "age", "took", ""),
+        rows,
+        empty="no runs; start one: agentflow run FILE:FLOW",
     )
     return COMPLETED
 
@@ -97,6 +102,7 @@ def _row(journal: Journal, run: Run) -> tuple[str, ...]:
         message = "interrupted: nobody runs it"
     return (
         run.id,
+        run.name,
         run.flow,
         run.state.value,
         age(view["created"]),
@@ -127,9 +133,12 @@ def show(run: str, /, *, json: Flag = False) -> int:
     if json:
         print_json(view)
         return COMPLETED
-    for name in ("run_id", "flow", "entrypoint", "parent", "state", "message", "created", "started", "ended"):
+    parts = ("run_id", "name", "flow", "entrypoint", "parent", "state", "message")
+    for name in (*parts, "created", "started", "ended"):
         if view[name]:
             print_line(f"{name:<12}{view[name]}")
+    if found.tags:
+        print_line(f"{'tags':<12}{', '.join(found.tags)}")
     print_line(f"{'origins':<12}{', '.join(found.origins)}")
     for child in view["children"]:
         print_line(f"{'child':<12}{child}")

@@ -21,6 +21,7 @@ from agentflow.engine.step import (
     run_body,
     start_rows,
 )
+from agentflow.engine.tags import TAGS, step_tags
 from agentflow.errors import (
     ApprovalDenied,
     CodecError,
@@ -40,6 +41,28 @@ if TYPE_CHECKING:
 
 async def execute_fully(call: Call, place: Place, rt: Runtime) -> Any:
     """Like `agentflow.engine.step.execute`, for steps with options."""
+    if not call.policy.tags:
+        return await _chosen(call, place, rt)
+    token = TAGS.set(TAGS.get() | call.policy.tags)
+    try:
+        return await _chosen(call, place, rt)
+    finally:
+        TAGS.reset(token)
+
+
+def annotate(call: Call, record: Record | None) -> None:
+    """Settle, once for all attempts, how people see the call. Raises `DefinitionError` where its name fails."""
+    notes: dict[str, Any] = {}
+    if call.policy.run_name is not None:
+        known = None if record is None else record.details().get("run_name")
+        notes["run_name"] = known or call.policy.run_name(call.arguments())
+    tags = step_tags(call)
+    if tags:
+        notes["tags"] = tags
+    call.notes = notes
+
+
+async def _chosen(call: Call, place: Place, rt: Runtime) -> Any:
     if call.policy.side_effect:
         from agentflow.engine.effect_run import execute_effect  # noqa: PLC0415 - the two need each other
 
@@ -48,6 +71,7 @@ async def execute_fully(call: Call, place: Place, rt: Runtime) -> Any:
     record = find(call, place)
     if record is not None and record.end and call.policy.persist_result:
         return await replay(call, record, rt)
+    annotate(call, record)
     key: bytes | None = None
     if call.policy.cache_policy is not None:
         key = _cross_run_key(call)

@@ -62,6 +62,8 @@ class Frame:
     children: dict[TaskFuture[Any], None] | None = None
     #: Where the async body of a ``map`` has its place, which it lends while it waits.
     lane: Lane | None = None
+    #: What the rows of its step say of it: how people see it, its tags.
+    notes: Mapping[str, Any] = MappingProxyType({})
 
     def bear(self, future: TaskFuture[Any]) -> None:
         """Count a future among the body's."""

@@ -8,7 +8,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from agentflow.engine.active import record_failure
-from agentflow.engine.attempts import wants_retry
+from agentflow.engine.attempts import annotate, wants_retry
 from agentflow.engine.context import CURRENT, Frame
 from agentflow.engine.effects import (
     Permission,
@@ -69,6 +69,7 @@ async def _execute(call: Call, place: Place, rt: Runtime) -> Any:
         run.check(frame)
         tell_edit(call, record.details())
         return recall(call.run, record)
+    annotate(call, record)
     await rt.settled(run)
     run.check(frame)
     try:

@@ -88,8 +88,11 @@ def _recording_print(*values: object, **options: Any) -> None:
     frame = CURRENT.get()
     if frame is not None and options.get("file") in (None, sys.stdout):
         for around in frame.enclosing():
+            if around.policy.log_prints is None:
+                continue
             if around.policy.log_prints:
-                text = str(options.get("sep") or " ").join(str(value) for value in values)
+                sep = options.get("sep")
+                text = (" " if sep is None else str(sep)).join(str(value) for value in values)
                 run_log(frame.run, text, step=frame.policy.name)
-                break
+            break
     _print(*values, **options)

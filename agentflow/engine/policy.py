@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +36,11 @@ class StepPolicy:
     not_done_on: tuple[type[BaseException], ...] = ()
     approval: ApprovalRule = None
     persist_result: bool = True
-    log_prints: bool = False
+    #: None = as the code around it says.
+    log_prints: bool | None = None
     tags: frozenset[str] = frozenset()
+    #: (arguments by name) -> how people see this one call.
+    run_name: Callable[[Mapping[str, Any]], str] | None = None
     #: Other names under which earlier code recorded the step.
     aliases: tuple[str, ...] = ()
     #: (arguments by name) -> validated and coerced arguments by name; raises ValueError. For edits of a person.
@@ -64,7 +67,8 @@ class StepPolicy:
             or self.cache_policy is not None
             or self.timeout_seconds is not None
             or not self.persist_result
-            or self.log_prints
+            or self.tags
+            or self.run_name is not None
         )
 
     def delay_before(self, attempt: int, jitter: float) -> float:

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from threading import get_ident
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -15,6 +16,7 @@ from agentflow.engine.active import ActiveRun, record_failure
 from agentflow.engine.context import CURRENT, Frame
 from agentflow.engine.records import Place, Record
 from agentflow.engine.runtime import INLINE, Extras, drive
+from agentflow.engine.tags import TAGS, step_tags
 from agentflow.errors import (
     CorruptRecord,
     Fenced,
@@ -54,6 +56,8 @@ class Call:
     stored: int = 0
     #: Waits whose answers the next row takes.
     answered: tuple[str, ...] = ()
+    #: What its rows say beside what their events say: how people see it, its tags.
+    notes: Mapping[str, Any] = MappingProxyType({})
     #: Bound arguments to what people are shown of them.
     flat: Callable[[dict[str, Any]], dict[str, Any]] = dict
 
@@ -243,7 +247,7 @@ async def record_value(call: Call, child: Frame, data: bytes, value: Any, rt: Ru
     rows = [] if frame.root.started else start_rows(frame)
     row_id = run.next_id()
     key, branch, occurrence = child.place
-    detail = None if policy.detail is None else orjson.dumps(policy.detail(value))
+    detail = None if policy.detail is None and not TAGS.get() else _plain_detail(call, value)
     rows.append(
         StepRow(
             row_id,
@@ -274,6 +278,13 @@ async def record_value(call: Call, child: Frame, data: bytes, value: Any, rt: Ru
         await rt.commit(run, rows)
 
 
+def _plain_detail(call: Call, value: Any) -> bytes | None:
+    detail = {} if call.policy.detail is None else call.policy.detail(value)
+    tags = step_tags(call)
+    detail = {**detail, "tags": tags} if tags else detail
+    return orjson.dumps(detail) if detail else None
+
+
 async def _full(call: Call, place: Place, rt: Runtime) -> Any:
     from agentflow.engine.attempts import execute_fully  # noqa: PLC0415 - the two need each other
 
@@ -284,6 +295,8 @@ def body_frame(call: Call, place: Place, record: Record | None, attempt: int = 0
     """The frame in which an attempt's body runs."""
     child = Frame(call.run, call.frame, call.policy, place, attempt)
     child.t0 = call.run.clock()
+    if call.notes:
+        child.notes = call.notes
     if call.own:
         child.detached, child.lane = True, call.lane
     if call.effects:
@@ -375,6 +388,8 @@ def end_row(
 ) -> StepRow:
     """A row of a call."""
     run, policy = call.run, call.policy
+    if call.notes:
+        detail = {**call.notes, **(detail or {})}
     row_id = run.next_id()
     key, branch, occurrence = child.place
     return StepRow(
@@ -429,7 +444,7 @@ def start_rows(frame: Frame) -> list[StepRow]:
                 body.t0,
                 None,
                 None,
-                None,
+                orjson.dumps(body.notes) if body.notes else None,
             )
         )
     rows.reverse()

@@ -167,11 +167,14 @@ class ControlTools:
         self,
         flow: Annotated[str, Field(description="Only runs of this flow.")] = "",
         state: Annotated[StateType | None, Field(description="Only runs in this state.")] = None,
+        tag: Annotated[str, Field(description="Only runs with this tag.")] = "",
         limit: Limit = 20,
     ) -> RunList:
         """List runs, newest first."""
         states = () if state is None else (state,)
-        runs = self._journal.list_runs(RunFilter(limit=limit, states=states, flow=flow))
+        runs = self._journal.list_runs(
+            RunFilter(limit=limit, states=states, flow=flow, tags=(tag,) if tag else ())
+        )
         return RunList(runs=[RunShape.model_validate(results.safe_run_view(run, full=False)) for run in runs])
 
     def cancel_run(

@@ -47,6 +47,8 @@ class RunShape(_Shape):
     flow: str
     #: The run that started it.
     parent: str | None = None
+    #: What people call it.
+    name: str = ""
     state: StateType
     message: str
     origins: list[str]

@@ -12,6 +12,7 @@ from agentflow.views import StepTree
 Step = dict[str, Any]
 _ENDED_WELL = frozenset({StepEvent.COMPLETED, StepEvent.CACHED})
 _NO_PARENT = 0
+_NAMED = b'"run_name"'
 
 
 class Timeline:
@@ -35,7 +36,10 @@ class Timeline:
         """Take in rows."""
         for row in rows:
             speaks = row.kind == StepKind.MODEL and row.detail is not None
-            step = self._tree.feed([row._replace(value=None, detail=row.detail if speaks else None)])[0]
+            tells = speaks or (row.detail is not None and _NAMED in row.detail)
+            step = self._tree.feed([row._replace(value=None, detail=row.detail if tells else None)])[0]
+            if not speaks and tells:
+                step["detail"] = None
             if "rows" not in step:
                 step["rows"] = list[int]()
                 self.steps.append(step)
@@ -69,7 +73,7 @@ class Timeline:
             "seq": [step["seq"] for step in steps],
             "parent": [self._seq_of.get(step["parent"], _NO_PARENT) for step in steps],
             "kind": [kinds(step["kind"]) for step in steps],
-            "name": [names(step["name"]) for step in steps],
+            "name": [names(shown_name(step)) for step in steps],
             "event": [events(step["event"]) for step in steps],
             "started": [_milliseconds(step["started"]) for step in steps],
             "ended": [_milliseconds(step["ended"]) for step in steps],
@@ -93,6 +97,11 @@ class _Words:
             number = self._numbers[word] = len(self.words)
             self.words.append(str(word))
         return number
+
+
+def shown_name(step: Step) -> str:
+    """What people see of the step: the name of this one call, else that of its task."""
+    return str(step["run_name"] or step["name"])
 
 
 def attempts_of(step: Step) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 
 import pytest
 
@@ -56,7 +57,7 @@ def test_the_standard_library_gets_the_lines_too(caplog: pytest.LogCaptureFixtur
     start(run)
     (record,) = [record for record in caplog.records if record.name == "agentflow.run"]
     assert record.getMessage() == "said so"
-    assert record.filename == "test_logs.py"
+    assert (record.filename, record.funcName) == ("test_logs.py", "run")
 
 
 def test_prints_are_recorded_where_that_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,6 +86,37 @@ def test_prints_are_recorded_where_that_is_asked_for(capsys: pytest.CaptureFixtu
     assert log_of(journal, 1) == ["from-below"]
     assert log_of(journal, 2) == ["loud"]
     assert capsys.readouterr().out == "from-below\nfrom-below\nloud\n"
+
+
+def test_what_is_called_prints_as_its_caller_says_unless_it_says_otherwise() -> None:
+    """Tasks and sub-flows inherit `log_prints`; False keeps a task's prints, and those below it, out of the log."""
+
+    @task
+    def inherits(text: str) -> None:
+        print(text)
+
+    @task(log_prints=False)
+    def silent() -> None:
+        print("silent")
+        inherits("below silent")
+
+    @flow
+    def inner() -> None:
+        print("inner")
+        inherits("below inner")
+
+    @flow(log_prints=True)
+    def outer() -> None:
+        silent()
+        inner()
+        print("a", "b", sep="")
+        print("elsewhere", file=sys.stderr)
+
+    journal = memory()
+    print("before")
+    start(outer, journal=journal)
+    print("after")
+    assert log_of(journal) == ["inner", "below inner", "ab"]
 
 
 def test_prints_of_branches_and_threads_are_recorded() -> None:

@@ -342,6 +342,15 @@ def test_runs_are_listed_newest_first_and_filtered(journal: Journal) -> None:
     assert [run.number for run in journal.list_runs(RunFilter(states=(StateType.COMPLETED,)))] == [1]
 
 
+def test_runs_are_found_by_tags(journal: Journal) -> None:
+    """Those that have all of them, each as a whole."""
+    for tags in (("red",), ("big", "red"), ("redder",), ()):
+        journal.create_run(replace(new_run(), tags=tags))
+    assert [run.number for run in journal.list_runs(RunFilter(tags=("red",)))] == [2, 1]
+    assert [run.number for run in journal.list_runs(RunFilter(tags=("red", "big")))] == [2]
+    assert journal.list_runs(RunFilter(tags=("r",))) == []
+
+
 def test_logs_are_kept_per_run(journal: Journal) -> None:
     """In order, after a cursor."""
     first, second = journal.create_run(new_run()), journal.create_run(new_run())

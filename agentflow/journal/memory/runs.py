@@ -150,6 +150,7 @@ class MemoryRuns(MemoryBase):
             and (not wanted.parent or run.parent == wanted.parent)
             and (wanted.before is None or run.number < wanted.before)
             and run.id.endswith(wanted.id_end)
+            and set(wanted.tags).issubset(run.tags)
         ][: wanted.limit]
 
     def due_runs(self, now: float) -> list[Run]:

@@ -20,6 +20,8 @@ class RunFilter(NamedTuple):
     id_end: str = ""
     #: Only runs that this one has started.
     parent: str = ""
+    #: Only runs that have all of these tags.
+    tags: tuple[str, ...] = ()
 
 
 class RunVerbs(Protocol):

@@ -171,6 +171,9 @@ class SqliteRuns(SqliteBase):
         if wanted.id_end:
             clauses.append("substr(id, -length(?)) = ?")
             values += [wanted.id_end, wanted.id_end]
+        for tag in wanted.tags:
+            clauses.append("instr(char(10) || tags || char(10), char(10) || ? || char(10)) > 0")
+            values.append(tag)
         sql = f"SELECT * FROM run WHERE {' AND '.join(clauses)} ORDER BY number DESC LIMIT ?"  # noqa: S608 - fixed texts
         return [run_from(row) for row in self._all(sql, (*values, wanted.limit))]
 

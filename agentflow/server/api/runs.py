@@ -38,7 +38,10 @@ def find_run(journal: Journal, run_id: str) -> Run:
 
 
 def run_filter(request: Request) -> RunFilter:
-    """The filter in a query: `state` (several with commas), `flow`, `before`, `limit`. Raises `HTTPException` 400."""
+    """The filter in a query: `state` and `tag` (several with commas), `flow`, `before`, `limit`.
+
+    Raises `HTTPException` 400.
+    """
     names = [name for name in request.query_params.get("state", "").upper().split(",") if name]
     unknown = [name for name in names if name not in StateType.__members__]
     if unknown:
@@ -49,6 +52,7 @@ def run_filter(request: Request) -> RunFilter:
         limit=max(1, query_int(request, "limit", _PAGE, most=_MOST)),
         states=tuple(StateType[name] for name in names),
         flow=request.query_params.get("flow", ""),
+        tags=tuple(tag for tag in request.query_params.get("tag", "").split(",") if tag),
         before=query_int(request, "before", 0) or None,
     )
 

@@ -64,6 +64,7 @@ def step_view(timeline: Timeline, step: Step) -> dict[str, Any]:
         "parent": timeline.seq_of(step["parent"]) or None,
         "kind": step["kind"],
         "name": step["name"],
+        "run_name": step["run_name"],
         "event": step["event"],
         "effect": step["effect"],
         "attempts": attempts_of(step),

@@ -15,7 +15,7 @@ function row(run) {
   if (run.started && !run.ended) took.dataset.since = run.started;
   line.append(
     make("td", "", stateMark(run.state)),
-    make("td", "", [link, make("span", "id", run.run_id.slice(-8))]),
+    make("td", "", [link, make("span", "id", run.name || run.run_id.slice(-8))]),
     make("td", "", time(run.started ?? run.created)),
     took,
     make("td", "message", run.message),

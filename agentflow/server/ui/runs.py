@@ -19,7 +19,7 @@ from agentflow.server.feeds import RunFeed
 from agentflow.server.rendering import duration, render
 from agentflow.server.site import path_id, site_of
 from agentflow.server.stream import wait_line
-from agentflow.server.timeline import attempts_of, tokens_of
+from agentflow.server.timeline import attempts_of, shown_name, tokens_of
 from agentflow.views import run_view
 
 FIRST_ROWS = 30
@@ -113,7 +113,7 @@ def _step_line(feed: RunFeed, step: dict[str, Any]) -> dict[str, Any]:
     ended, word = step["ended"], STEP_WORDS[step["event"]]
     return {
         "seq": step["seq"],
-        "name": step["name"],
+        "name": shown_name(step),
         "kind": step["kind"],
         "state": _STOPPED.get(step["event"], word) if feed.run.state.is_final else word,
         "effect": step["effect"],
