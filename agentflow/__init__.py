@@ -27,6 +27,7 @@ from agentflow.payloads.codec import register_codec
 from agentflow.run_context import RunContext, get_run_context, idempotency_key, scope, send_event, tags
 from agentflow.submitting import unmapped
 from agentflow.tasks import Task, task
+from agentflow.transactions import transaction
 from agentflow.version import VERSION as __version__  # noqa: N811 - the name that the language has for it
 from agentflow.waits import Waiting, busy, request_input, sleep, wait_for_event
 
@@ -35,6 +36,6 @@ __all__ = [
     "AgentflowError", "Always", "ApprovalDenied", "ByOrigin", "CachePolicy", "Flow", "Never", "NotDone", "Policy",
     "RunContext", "StepFailed", "Task", "TaskFuture", "TaskTimeoutError", "WaitTimeoutError", "Waiting", "When",
     "__version__", "busy", "exponential_backoff", "flow", "get_run_context", "get_run_logger", "idempotency_key",
-    "recorded", "register_codec", "request_input", "scope", "send_event", "sleep", "tags", "task", "unmapped",
-    "wait_for_event",
+    "recorded", "register_codec", "request_input", "scope", "send_event", "sleep", "tags", "task", "transaction",
+    "unmapped", "wait_for_event",
 ]  # fmt: skip

@@ -194,6 +194,10 @@ class NotAwaitedError(AgentflowError):
         return type(self), (self.names,)
 
 
+class TransactionRolledBack(AgentflowError):
+    """A transaction was rolled back without an error of its own: its branch was cancelled, or nobody committed it."""
+
+
 class RunCancelled(AgentflowError):
     """The run was cancelled by somebody outside of it."""
 
@@ -216,6 +220,10 @@ class Cancelling(Unwinding):
 
 class Revoked(Unwinding):
     """The attempt that makes this call was given up (it timed out), so its late doings are refused."""
+
+
+class RollingBack(Unwinding):
+    """The transaction around this call is being rolled back; nothing new may begin in it."""
 
 
 class CorruptRecord(Unwinding):

@@ -12,8 +12,9 @@ from typing import Any
 from agentflow.approvals.policies import policy_from
 from agentflow.callables import identity_of, source_digest
 from agentflow.engine.caching import CachePolicy, choose_policy
-from agentflow.engine.policy import ApprovalRule, StepPolicy, retry_delays
+from agentflow.engine.policy import ApprovalRule, StepPolicy, TransactionHook, retry_delays
 from agentflow.engine.tags import check_tags
+from agentflow.engine.transaction_hooks import named_hooks
 from agentflow.errors import DefinitionError
 from agentflow.naming import RunName, name_maker
 from agentflow.signatures import Binder
@@ -45,6 +46,8 @@ def build_policy(
     task_run_name: RunName = None,
     tags: Iterable[str] = (),
     aliases: Iterable[str] = (),
+    on_commit: Sequence[TransactionHook] = (),
+    on_rollback: Sequence[TransactionHook] = (),
 ) -> StepPolicy:
     """The policy of a task. Raises `DefinitionError` for options that contradict each other."""
     result = StepPolicy(
@@ -72,6 +75,9 @@ def build_policy(
         source=functools.cache(lambda: source_digest(fn)),
         identity=identity_of(fn),
         read_answer=binder.read_result,
+        on_commit=named_hooks(name, on_commit, "on_commit"),
+        on_rollback=named_hooks(name, on_rollback, "on_rollback"),
+        hooked=bool(on_commit or on_rollback),
     )
     check_policy(result)
     return replace(result, plain=result.is_plain())
@@ -101,6 +107,8 @@ def check_policy(policy: StepPolicy) -> None:
         problem = "idempotent, not_done_on and approval are options of side effects; say side_effect=True"
     elif not policy.persist_result and cached:
         problem = "persist_result=False records nothing, so nothing can be cached"
+    elif not policy.persist_result and policy.hooked:
+        problem = "persist_result=False records nothing, so no transaction can commit or undo it; take its hooks away"
     if problem:
         message = f"{name}: {problem}"
         raise DefinitionError(message)

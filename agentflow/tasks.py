@@ -7,6 +7,7 @@ import datetime as dt
 import functools
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from agentflow.callables import (
@@ -22,20 +23,22 @@ from agentflow.engine.caching import CachePolicy
 from agentflow.engine.context import CURRENT, Frame, current_frame
 from agentflow.engine.futures import TaskFuture, TaskFutureList
 from agentflow.engine.logs import record_prints
-from agentflow.engine.policy import ApprovalRule, StepPolicy
+from agentflow.engine.policy import ApprovalRule, StepPolicy, TransactionHook
 from agentflow.engine.runtime import LOOP
 from agentflow.engine.step import Call, decoded, execute, execute_now, hit
+from agentflow.engine.transaction_hooks import named_hooks
 from agentflow.errors import DefinitionError
 from agentflow.naming import RunName
 from agentflow.payloads.digests import canonical
 from agentflow.signatures import Binder
 from agentflow.submitting import map_in, submit_in
-from agentflow.task_options import RetryDelay, build_policy
+from agentflow.task_options import RetryDelay, build_policy, check_policy
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
+H = TypeVar("H", bound=TransactionHook)
 
 branches.own_coroutine(execute)
 
@@ -158,6 +161,27 @@ class Task(Generic[P, R_co]):
         clone.binder.skip = self.binder.skip
         return clone
 
+    def on_commit(self, hook: H) -> H:
+        """Decorator: call `hook` with the transaction once the one around a step of this task has committed."""
+        self._hook("on_commit", hook)
+        return hook
+
+    def on_rollback(self, hook: H) -> H:
+        """Decorator: call `hook` with the transaction when the one around a step of this task is rolled back.
+
+        It undoes what the step did: it runs at least once, so it must be idempotent.
+        """
+        self._hook("on_rollback", hook)
+        return hook
+
+    def _hook(self, which: str, hook: Any) -> None:
+        hooks = [*getattr(self.policy, which).values(), hook]
+        self.options = {**self.options, which: hooks}
+        named = named_hooks(self.name, hooks, which)
+        policy = replace(self.policy, **{which: named}, hooked=True, plain=False)
+        check_policy(policy)
+        self.policy = policy
+
     #: The options it was declared with.
     options: Mapping[str, Any] = types.MappingProxyType({})
 
@@ -207,6 +231,8 @@ def task(
     task_run_name: RunName = None,
     tags: Iterable[str] = (),
     aliases: Iterable[str] = (),
+    on_commit: Sequence[TransactionHook] = (),
+    on_rollback: Sequence[TransactionHook] = (),
 ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 def task(fn: Any = None, /, **options: Any) -> Any:  # noqa: D417 - the options are those of the overload
     """Turn a function into a task.
@@ -234,6 +260,8 @@ def task(fn: Any = None, /, **options: Any) -> Any:  # noqa: D417 - the options 
             function that returns the name; evaluated once, whatever the retries.
         tags: Labels, beside those of the run and of ``with tags(...)``.
         aliases: Names it had before; records under those are reused.
+        on_commit: Called with the transaction once the one around the step has committed.
+        on_rollback: Called with the transaction, in reverse order, when the one around the step is rolled back.
 
     Raises:
         DefinitionError: for options that contradict each other.

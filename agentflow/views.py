@@ -11,7 +11,7 @@ import orjson
 from agentflow.engine.records import Place, attempt_scope, identity
 from agentflow.journal.protocol import Journal
 from agentflow.model.runs import Run
-from agentflow.model.steps import StepEvent, StepRow, sequence_of
+from agentflow.model.steps import FAILURES, StepEvent, StepRow, sequence_of
 from agentflow.model.waits import PERSON_KINDS, Wait, WaitKind
 from agentflow.payloads.digests import Hasher
 from agentflow.payloads.failures import describe_failure
@@ -175,7 +175,7 @@ class StepTree:
             self._scopes[attempt_scope(self._identify, bytes.fromhex(step["id"]), row.attempt + 1)] = step[
                 "id"
             ]
-        failed = row.event in (StepEvent.FAILED, StepEvent.ATTEMPT, StepEvent.NOT_DONE, StepEvent.UNKNOWN)
+        failed = row.event in FAILURES
         step |= {
             "event": row.event,
             "ended": row.ended,

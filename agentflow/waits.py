@@ -17,7 +17,7 @@ from agentflow.engine.policy import StepPolicy
 from agentflow.engine.runtime import INLINE, LOOP, Runtime, drive
 from agentflow.engine.step import Call, execute
 from agentflow.engine.waiting import wait_durably, wait_id
-from agentflow.errors import ApprovalDenied, ParameterError, WaitTimeoutError
+from agentflow.errors import ApprovalDenied, ParameterError, UsageError, WaitTimeoutError
 from agentflow.model.steps import StepKind
 from agentflow.model.waits import Verdict, Wait, WaitKind
 from agentflow.payloads.digests import canonical
@@ -101,6 +101,12 @@ class _Body:
 def _start(body: _Body, *identity: Any) -> Waiting[Any]:
     what = f"{body.kind}" + (f" {body.name!r}" if body.name else "")
     frame = current_frame(f"a wait ({what})")
+    if any(body.policy.kind is StepKind.TRANSACTION for body in frame.enclosing()):
+        message = (
+            f"{what} is a durable wait, and inside transaction() what has happened would stay half done for as long; "
+            "wait before the block or after it"
+        )
+        raise UsageError(message)
     name = {WaitKind.TIMER: "sleep", WaitKind.EVENT: "wait_for_event"}.get(body.kind, "request_input")
     policy = StepPolicy(name=name if not body.name else f"{name}:{body.name}", kind=StepKind.WAIT, plain=True)
     data, _ = canonical([body.kind.value, *identity])

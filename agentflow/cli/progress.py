@@ -37,9 +37,17 @@ _MARKS = {
     "failed": ("✗", "red"),
     "attempt": ("↻", "yellow"),
     "not_done": ("✗", "red"),
+    "rolling_back": ("↩", "yellow"),
+    "rolled_back": ("↩", "red"),
     "unknown": ("?", "yellow"),
     "intent": ("…", "yellow"),
     "started": ("…", "yellow"),
+}
+
+_TRANSACTIONS = {
+    "completed": "committed",
+    "rolling_back": "rolling back",
+    "rolled_back": "rolled back",
 }
 
 
@@ -175,6 +183,8 @@ def _line(step: dict[str, Any], before: frozenset[str]) -> Text:
         line.append(f"  #{' #'.join(step['tags'])}", "dim")
     if step["kind"] in ("model", "tool") or step["effect"]:
         line.append(f"  {'side effect' if step['effect'] else step['kind']}", "dim")
+    if step["kind"] == "transaction":
+        line.append(f"  {_TRANSACTIONS.get(step['event'], 'open')}", "dim")
     if recorded:
         line.append("  recorded before", "dim")
     elif step["event"] == "cached":
@@ -188,7 +198,7 @@ def _line(step: dict[str, Any], before: frozenset[str]) -> Text:
 
 def _summary(name: str, group: list[dict[str, Any]], before: frozenset[str]) -> Text:
     recorded = sum(step["id"] in before for step in group)
-    failed = sum(step["event"] in ("failed", "not_done", "unknown") for step in group)
+    failed = sum(step["event"] in ("failed", "not_done", "unknown", "rolled_back") for step in group)
     done = sum(step["event"] in ENDS for step in group) - failed
     line = Text.assemble(("✗" if failed else "✓", "red" if failed else "green"), " ", f"{name} x{len(group)}")
     parts = [f"{done} done"]

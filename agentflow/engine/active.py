@@ -16,7 +16,8 @@ from weakref import WeakKeyDictionary, WeakSet
 from agentflow.engine.delivery import Delivery, when_settled
 from agentflow.engine.records import Place, Records, identity
 from agentflow.engine.runtime import GroupCommit
-from agentflow.errors import Cancelling, Revoked, Suspended, Unwinding
+from agentflow.engine.transaction_values import TransactionsOfALife
+from agentflow.errors import Cancelling, Revoked, RollingBack, Suspended, Unwinding
 from agentflow.journal.protocol import Journal
 from agentflow.model.runs import Origin, Run
 from agentflow.model.states import StateType
@@ -88,6 +89,11 @@ class ActiveRun:
         self.clock = options.clock
         self.tally = Tally()
         self.model_spoke = bool(self.records and self.records.spoke)
+        self.transactions = TransactionsOfALife(self.records)
+        #: Somebody stops the process (Ctrl-C): the run goes on later, so nothing is rolled back.
+        self.interrupted = False
+        #: It was asked to stop before this life, and transactions are open: it stops at the first step that is new.
+        self.closing: Cancelling | None = None
         #: Frames of executing bodies.
         self.bodies: set[Frame] = set()
         self.pendings: dict[str, Pending] = {}
@@ -113,7 +119,11 @@ class ActiveRun:
         #: Side effects that are being run, by step.
         self.effects: dict[bytes, Future[None]] = {}
         if run.state is StateType.CANCELLING:
-            self.fence = Cancelling(run.message or "it was asked to stop before it was resumed")
+            asked = Cancelling(run.message or "it was asked to stop before it was resumed")
+            if self.records is not None and self.records.has_open_transaction:
+                self.closing, self.guarded = asked, True
+            else:
+                self.fence = asked
 
     # -- identity
     def identify(self, scope: bytes, place: Place) -> bytes:
@@ -138,19 +148,48 @@ class ActiveRun:
     @fence.setter
     def fence(self, fence: Unwinding | None) -> None:
         self._fence = fence
-        self.guarded = self._revoked or fence is not None
+        self.guarded = self.guarded or fence is not None
 
     def check(self, frame: Frame) -> None:
         """Raise what forbids `frame` to do anything; every verb of the engine calls this first."""
-        if self._fence is not None:
-            raise self._fence.__class__(*self._fence.args)
+        fence = self._fence
+        if fence is not None and not (isinstance(fence, Cancelling) and is_compensating(frame)):
+            raise fence.__class__(*fence.args)
         if self._revoked:
             for around in frame.enclosing():
+                if around.compensating:
+                    return
                 if around.revoked:
                     message = (
                         f"{around.policy.name} ran past its timeout; what its thread still does is refused"
                     )
                     raise Revoked(message)
+
+    def admit(self, frame: Frame) -> None:
+        """Raise what forbids anything new in `frame`; called, where `guarded`, before what is not recorded begins."""
+        for around in frame.enclosing():
+            if around.compensating:
+                return
+            if around.closed:
+                message = f"{around.policy.name} is being rolled back: nothing new may begin in it"
+                raise RollingBack(message)
+        if self.closing is not None:
+            self.stop(self.closing)
+            self.check(frame)
+
+    def check_call(self, frame: Frame) -> None:
+        """`check` a call of a step; `admit` it, too, where nothing is recorded that it could find."""
+        self.check(frame)
+        if self.records is None:
+            self.admit(frame)
+
+    def close(self, frame: Frame) -> None:
+        """Let nothing new begin in a transaction that is to be rolled back."""
+        frame.closed = self.guarded = True
+        for pending in list(self.pendings.values()):
+            inside = any(around is frame for around in pending.frame.enclosing())
+            if inside and not is_compensating(pending.frame):
+                pending.wake()
 
     def revoke(self, frame: Frame) -> None:
         """Refuse whatever an abandoned attempt still does."""
@@ -171,7 +210,7 @@ class ActiveRun:
 
     def stop(self, fence: Unwinding) -> None:
         """Fence the run and unwind whatever waits in it. Callable from any thread."""
-        if self.fence is None:
+        if self.fence is None or isinstance(self.fence, Cancelling):
             self.fence = fence
         for pending in list(self.pendings.values()):
             pending.wake()
@@ -188,7 +227,9 @@ class ActiveRun:
     # -- quiet
     def is_quiet(self) -> bool:
         """Whether nothing moves but durable waits: only then may the run leave memory."""
-        if not self.pendings or self.busy_blocks or self.hops or self.fence is not None or self.group.busy:
+        if not self.pendings or self.busy_blocks or self.hops or self.group.busy:
+            return False
+        if self.fence is not None and not isinstance(self.fence, Cancelling):
             return False
         if any(pending.is_over for pending in self.pendings.values()) or self.delivery.busy:
             return False
@@ -228,6 +269,11 @@ class ActiveRun:
     def waiting_for(self) -> list[Wait]:
         """What the run waits for."""
         return self.journal.list_waits(number=self.number)
+
+
+def is_compensating(frame: Frame) -> bool:
+    """Whether hooks of a transaction run there."""
+    return any(around.compensating for around in frame.enclosing())
 
 
 def _is_waiting(frame: Frame) -> bool:

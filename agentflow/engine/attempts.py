@@ -22,6 +22,7 @@ from agentflow.engine.step import (
     start_rows,
 )
 from agentflow.engine.tags import TAGS, step_tags
+from agentflow.engine.transactions import roll_back_below
 from agentflow.errors import (
     ApprovalDenied,
     CodecError,
@@ -32,10 +33,13 @@ from agentflow.errors import (
     Unwinding,
 )
 from agentflow.journal.protocol import CacheRow
-from agentflow.model.steps import StepKind
+from agentflow.model.steps import StepKind, StepRow
 from agentflow.payloads.failures import encode_failure
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from agentflow.engine.active import ActiveRun
     from agentflow.engine.runtime import Runtime
 
 
@@ -148,7 +152,9 @@ async def _timed_body(call: Call, child: Frame, rt: Runtime) -> Any:
     try:
         return await run_body(call, child, rt)
     except Overdue:
-        raise TaskTimeoutError(call.policy.name, call.policy.timeout_seconds or 0.0) from None
+        error = TaskTimeoutError(call.policy.name, call.policy.timeout_seconds or 0.0)
+        await roll_back_below(call.run, child, error, rt)
+        raise error from None
 
 
 async def wants_retry(call: Call, error: BaseException, attempt: int, rt: Runtime) -> bool:
@@ -210,7 +216,7 @@ def _identity(call: Call, child: Frame) -> bytes:
     return call.run.identify(call.frame.scope, child.place)
 
 
-def hand_on(run: Any, before: bytes, after: bytes, guilty: list[int], first: int) -> None:
+def hand_on(run: ActiveRun, before: bytes, after: bytes, guilty: list[int], first: int) -> None:
     """Give the next attempt the pure steps of the failed one that come before the guilty ones."""
     scope = Scope()
     if run.records is not None and (old := run.records.scopes.get(before)) is not None:
@@ -222,9 +228,21 @@ def hand_on(run: Any, before: bytes, after: bytes, guilty: list[int], first: int
     if run.records is None:
         run.records = Records([], run.identify)
     kept = scope.carry(frozenset(guilty))
+    run.records.scopes[after] = kept
+    _reopen(run, kept, run.journal.steps(run.number, first))
+
+
+def _reopen(run: ActiveRun, kept: Scope, rows: Sequence[StepRow]) -> None:
+    """Let the next attempt find what was handed on, and what is in the transactions among it: their code runs again."""
     for record in kept.index.values():
         record.claimed = 0
-    run.records.scopes[after] = kept
+        if record.is_transaction and run.records is not None:
+            inside = run.identify(record.scope, record.place)
+            scope = run.records.scopes.setdefault(inside, Scope())
+            for row in rows:
+                if row.scope == inside and not row.effect and row.id > run.records.last:
+                    scope.add(row)
+            _reopen(run, scope, rows)
 
 
 async def _complete(

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from agentflow.engine.futures import TaskFuture
     from agentflow.engine.policy import StepPolicy
     from agentflow.engine.submission import Lane
+    from agentflow.engine.transaction_values import Transaction
+    from agentflow.engine.transactions import OpenTransaction
 
 
 class Frame:
@@ -51,6 +53,14 @@ class Frame:
     loose: bool = False
     #: The attempt was given up; nothing may happen in it any more.
     revoked: bool = False
+    #: It is a transaction that is being rolled back: what is recorded is still found, nothing new may begin.
+    closed: bool = False
+    #: Hooks of a transaction run in it: neither a cancellation of the run nor the end of what is around stops them.
+    compensating: bool = False
+    #: It is the block of a transaction; that one.
+    opened: OpenTransaction | None = None
+    #: What `get_transaction` gives in this body.
+    transaction: Transaction | None = None
     #: Durable waits pending below.
     waits: int = 0
     #: Blocked in a thread, in a wait or a join.
@@ -121,6 +131,10 @@ class Frame:
             root._open()  # noqa: SLF001
         return root._stable or ROOT  # noqa: SLF001
 
+    def stand_for(self, digest: bytes) -> None:
+        """Let `digest` stand for this attempt and for all of them."""
+        self._scope = self._stable = digest
+
     def _open(self) -> None:
         identify = self.run.identify
         if self.parent is None:
@@ -151,6 +165,13 @@ class Frame:
         frame.in_effect = self.in_effect
         frame.thread = self.thread if task is self.task else 0
         return frame
+
+    def in_this_thread(self) -> Iterator[Frame]:
+        """The bodies around a call made here, up to the one with which its thread or task began."""
+        for body in self.enclosing():
+            yield body
+            if body.detached:
+                return
 
     def enclosing(self) -> Iterator[Frame]:
         """The bodies around a call made here, from the inside out: this one first."""

@@ -65,6 +65,7 @@ async def _execute(call: Call, place: Place, rt: Runtime) -> Any:
     earlier = record is not None and record.end and record.details().get("around") != frame.scope.hex()
     if record is not None and record.end and not (earlier and record.event in ("not_done", "unknown")):
         await keep_order(call, place, record, rt)
+        call.last = record.row
         await rt.deliver(run, record)
         run.check(frame)
         tell_edit(call, record.details())
@@ -72,6 +73,8 @@ async def _execute(call: Call, place: Place, rt: Runtime) -> Any:
     annotate(call, record)
     await rt.settled(run)
     run.check(frame)
+    if run.guarded:
+        run.admit(frame)
     try:
         await keep_order(call, place, record, rt)
         permission = await _permission(call, place, record, rt)

@@ -20,6 +20,7 @@ from agentflow.engine.logs import flush_logs, run_log
 from agentflow.engine.records import ROOT, attempt_scope
 from agentflow.engine.runtime import INLINE, LOOP, Inline, Loop, Overdue, drive
 from agentflow.engine.step import Call, end_row, note_unwinding
+from agentflow.engine.transactions import roll_back_below
 from agentflow.engine.waiting import waiting_message, waker_of
 from agentflow.errors import (
     Cancelling,
@@ -104,7 +105,7 @@ async def run_on_loop(active: ActiveRun, body: Body) -> Outcome:
                 await asyncio.shield(task)
             except asyncio.CancelledError as error:
                 if not task.done():
-                    interrupted = error
+                    interrupted, active.interrupted = error, True
                     task.cancel()
         value, error = task.result()
         await _finish_strays(active)
@@ -183,7 +184,9 @@ async def _body(body: Body, frame: Frame, rt: Inline | Loop) -> Any:
         value = body.fn(*body.args, **body.kwargs)
         return await value if rt.awaits else value
     except Overdue:
-        raise TaskTimeoutError(body.policy.name, body.policy.timeout_seconds or 0.0) from None
+        error = TaskTimeoutError(body.policy.name, body.policy.timeout_seconds or 0.0)
+        await roll_back_below(frame.run, frame, error, rt)
+        raise error from None
 
 
 async def _settle(active: ActiveRun, frame: Frame, value: Any, rt: Inline | Loop) -> Any:

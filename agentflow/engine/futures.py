@@ -209,8 +209,9 @@ class TaskFutureList(list[TaskFuture[T]]):
 @contextmanager
 def blocked(frame: Frame) -> Generator[None, None, None]:
     """The calling thread blocks on others of its run: its place among the run's threads is free meanwhile."""
-    root, threads = frame.root, frame.run.threads
-    root.blocked += 1
+    bodies, threads = list(frame.in_this_thread()), frame.run.threads
+    for body in bodies:
+        body.blocked += 1
     lends = threads is not None and threads.is_mine()
     if lends and threads is not None:
         threads.lend()
@@ -219,7 +220,8 @@ def blocked(frame: Frame) -> Generator[None, None, None]:
     finally:
         if lends and threads is not None:
             threads.take_back()
-        root.blocked -= 1
+        for body in bodies:
+            body.blocked -= 1
 
 
 def ends_of(futures: Sequence[TaskFuture[T]], timeout: float | None = None) -> Iterator[TaskFuture[T]]:

@@ -12,6 +12,8 @@ from agentflow.model.steps import StepKind
 if TYPE_CHECKING:
     from agentflow.engine.caching import CachePolicy
 
+#: Called with the transaction; may be async.
+TransactionHook = Callable[[Any], Any]
 #: What a task may say about approval: by origin (None), always, never, or a policy value of agentflow.approvals.
 ApprovalRule = Any
 
@@ -56,6 +58,11 @@ class StepPolicy:
     identity: str = ""
     #: Written to the row of the end: (value) -> detail, e.g. the usage of a model request.
     detail: Callable[[Any], dict[str, Any]] | None = None
+    #: Run once the transaction around the step commits, or is rolled back: by the names under which they are recorded.
+    on_commit: Mapping[str, TransactionHook] = field(default_factory=dict[str, TransactionHook])
+    on_rollback: Mapping[str, TransactionHook] = field(default_factory=dict[str, TransactionHook])
+    #: Whether there is any of these.
+    hooked: bool = False
     #: True where nothing but "run it, record it" is asked for; set by `finish`.
     plain: bool = field(default=False)
 
@@ -69,6 +76,8 @@ class StepPolicy:
             or not self.persist_result
             or self.tags
             or self.run_name is not None
+            or self.on_commit
+            or self.on_rollback
         )
 
     def delay_before(self, attempt: int, jitter: float) -> float:

@@ -7,7 +7,7 @@ nothing of an earlier attempt, except what that attempt hands on to the next one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from operator import attrgetter
 from typing import Any, ClassVar
@@ -23,6 +23,7 @@ Place = tuple[bytes, bytes, int]
 _ENDS = frozenset(event.value for event in StepEvent if event.is_end)
 _COMMON = ("completed", "task")
 _OPENS = ("started", "intent")
+_ROLLED_BACK = ("rolling_back", "rolled_back")
 ROOT = b""
 
 
@@ -43,6 +44,8 @@ class Record:
     #: Whether it is a side effect itself; whether it is one or contains one.
     direct: bool = False
     effect: bool = False
+    #: The scope in which it counts now, if a later attempt has taken it over from the one that it was recorded in.
+    home: bytes | None = None
 
     def __init__(self, row: StepRow, place: Place) -> None:
         self.place = place
@@ -63,6 +66,16 @@ class Record:
     def end(self) -> bool:
         """Whether it has ended."""
         return self.row[1] in _ENDS
+
+    @property
+    def is_transaction(self) -> bool:
+        """Whether it is a transaction: its code runs in every life, so what is in it counts although it has ended."""
+        return self.row[2] == "transaction"
+
+    @property
+    def is_rolled_back(self) -> bool:
+        """Whether it is a transaction that is, or is being, rolled back."""
+        return self.row[1] in _ROLLED_BACK
 
     @property
     def seq(self) -> int:
@@ -157,10 +170,40 @@ class Scope:
         if not cuts:
             return kept
         for place, record in self.index.items():
-            if record.end and not record.effect and record.seq < cuts.get(place[1], record.seq + 1):
+            taken = not record.effect or record.is_transaction
+            if record.end and taken and record.seq < cuts.get(place[1], record.seq + 1):
                 kept.index[place] = record
         kept.repeats = set(self.repeats)
         return kept
+
+
+class Standing:
+    """What stands for a transaction over all attempts of the steps around it.
+
+    The effects in it carry over to the next attempt, as effects do - unless it was rolled back: then they have been
+    undone, and the next attempt has to ask for them anew.
+    """
+
+    def __init__(self) -> None:
+        self._stable: dict[bytes, bytes] = {}
+        self._base: dict[bytes, bytes] = {}
+        #: By what would stand for any step in that place: the last one there, and whether it was rolled back.
+        self._latest: dict[bytes, tuple[bytes, bool]] = {}
+
+    def enter(self, identity: bytes, base: bytes) -> bytes:
+        """The digest that stands for the effects of the transaction `identity`, which is in the place `base`."""
+        known = self._stable.get(identity)
+        if known is None:
+            stable, undone = self._latest.get(base, (base, False))
+            known = self._stable[identity] = identity if undone else stable
+            self._base[identity] = base
+            self._latest[base] = known, False
+        return known
+
+    def rolled_back(self, identity: bytes) -> None:
+        """What stood for it stands for nothing any more."""
+        if identity in self._base:
+            self._latest[self._base[identity]] = self._stable[identity], True
 
 
 class Records:
@@ -176,6 +219,7 @@ class Records:
         #: Recorded attempts of the flow itself.
         self.root: Record | None = None
         self.spoke = False
+        self.standing = Standing()
         self._fold(rows)
         self._spread_effects()
 
@@ -193,7 +237,7 @@ class Records:
                 index[place] = Record(row, place)  # what most rows are
                 continue
             record = scope.add(row)
-            if row[1] in _OPENS and not record.identity:
+            if (row[1] in _OPENS or row[2] == "transaction") and not record.identity:
                 record.identity = self._identify(here, place)
                 openers.append(record)
             if row[2] == "model" and row[1] in ("completed", "cached"):
@@ -210,6 +254,10 @@ class Records:
                 self._own(self.root, attempt)
         for record in openers:  # in journal order, so that the step around one comes before it
             record.stable = self._identify(self._stable_of.get(record.scope, record.scope), record.place)
+            if record.is_transaction:
+                record.stable = self.standing.enter(record.identity, record.stable)
+                if record.is_rolled_back:
+                    self.standing.rolled_back(record.identity)
             self._by_stable.setdefault(record.stable, []).append(record)
             self._owners.setdefault(record.stable, (record, record.attempts))
             for attempt in range(record.attempts + 1):
@@ -234,6 +282,7 @@ class Records:
                 scope = self.scopes.setdefault(now, Scope())
                 for place, old in kept.index.items():
                     scope.index.setdefault(place, old)
+                    old.home = now
                 scope.repeats |= kept.repeats
 
     def _spread_effects(self) -> None:
@@ -269,7 +318,10 @@ class Records:
             return known
 
         def is_open(record: Record) -> bool:
-            return record is self.root or (not record.end and is_live(record.scope))
+            if record is self.root:
+                return True
+            goes_on = not record.end or record.is_transaction
+            return goes_on and is_live(record.scope if record.home is None else record.home)
 
         def is_wanted(scope: bytes, record: Record) -> bool:
             owner = self._owners.get(scope)  # an effect counts for every attempt of the step around it
@@ -284,6 +336,32 @@ class Records:
                 order += [record for record in scope.index.values() if is_wanted(identity, record)]
         order.sort(key=attrgetter("seq"))
         return order
+
+    @cached_property
+    def has_open_transaction(self) -> bool:
+        """Whether a transaction has begun and not ended."""
+        return any(
+            record.is_transaction and not record.end
+            for scope in self.scopes.values()
+            for record in scope.index.values()
+        )
+
+    def below(self, transaction: Record) -> Iterator[Record]:
+        """What was recorded in a transaction, at any depth: not below others in it that have ended for themselves."""
+        for identity, scope in self.scopes.items():
+            if self._leads_to(identity, transaction):
+                yield from scope.index.values()
+
+    def _leads_to(self, scope: bytes, transaction: Record) -> bool:
+        while True:
+            owner = self._owners.get(scope)
+            if owner is None:
+                return False
+            if owner[0] is transaction:
+                return True
+            if owner[0].is_transaction and owner[0].event != "started" and "outer" not in owner[0].details():
+                return False
+            scope = owner[0].scope
 
     def unclaimed_effects(self) -> list[Record]:
         """Reachable side effects that this life has not asked for."""

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from agentflow.engine.context import CURRENT, Frame
 from agentflow.engine.delivery import when_settled
-from agentflow.errors import ColourError, Unwinding
+from agentflow.engine.shielding import Interrupted as Interrupted  # noqa: PLC0414 - it is raised from here
+from agentflow.engine.shielding import finish
+from agentflow.errors import ColourError
 from agentflow.journal.protocol import CacheRow
 
 if TYPE_CHECKING:
@@ -76,6 +78,10 @@ class Runtime(Protocol):
         frame: Frame,
     ) -> Any:
         """Call the user's function to its end (or its timeout), whatever happens to the caller."""
+        ...
+
+    async def protected(self, run: ActiveRun, function: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """Await a coroutine function of the engine's to its end, whatever happens to the caller."""
         ...
 
     async def join(self, futures: Sequence[TaskFuture[Any]]) -> None:
@@ -158,6 +164,10 @@ class Inline:
         if seconds is not None:
             return await self.timed(seconds, function, args, kwargs, frame)
         return function(*args, **kwargs)
+
+    async def protected(self, run: ActiveRun, function: Callable[..., Awaitable[T]], *args: Any) -> T:
+        del run
+        return await function(*args)
 
     async def join(self, futures: Sequence[TaskFuture[Any]]) -> None:
         for future in futures:
@@ -274,6 +284,12 @@ class Loop:
     ) -> Any:
         return await finish(asyncio.ensure_future(_in_frame(self, frame, function, args, kwargs)))
 
+    async def protected(self, run: ActiveRun, function: Callable[..., Awaitable[T]], *args: Any) -> T:
+        task = asyncio.ensure_future(function(*args))
+        run.shielded.add(cast("asyncio.Task[Any]", task))
+        task.add_done_callback(run.tasks.discard)
+        return await finish(task)
+
     async def join(self, futures: Sequence[TaskFuture[Any]]) -> None:
         for future in futures:
             await future.ended()
@@ -339,33 +355,6 @@ async def _in_frame(
     if seconds is not None:
         return await loop.timed(seconds, function, args, kwargs, frame)
     return await function(*args, **kwargs)
-
-
-async def finish(future: asyncio.Future[T]) -> T:
-    """Await `future` to its end even if the awaiting task is cancelled; the cancellation is raised afterwards."""
-    cancelled: asyncio.CancelledError | None = None
-    while not future.done():
-        try:
-            await asyncio.shield(future)
-        except asyncio.CancelledError as error:
-            if future.cancelled():
-                raise
-            cancelled = error
-        except BaseException:
-            break
-    if cancelled is not None:
-        if future.exception() is not None and isinstance(future.exception(), Unwinding):
-            return future.result()
-        raise Interrupted(future) from cancelled
-    return future.result()
-
-
-class Interrupted(asyncio.CancelledError):
-    """The awaiting task was cancelled while something ran to its end; `outcome` says what became of it."""
-
-    def __init__(self, outcome: asyncio.Future[Any]) -> None:
-        super().__init__()
-        self.outcome = outcome
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from agentflow.engine.context import CURRENT, Frame
 from agentflow.engine.records import Place, Record
 from agentflow.engine.runtime import INLINE, Extras, drive
 from agentflow.engine.tags import TAGS, step_tags
+from agentflow.engine.transaction_values import noted
 from agentflow.errors import (
     CorruptRecord,
     Fenced,
@@ -58,6 +59,8 @@ class Call:
     answered: tuple[str, ...] = ()
     #: What its rows say beside what their events say: how people see it, its tags.
     notes: Mapping[str, Any] = MappingProxyType({})
+    #: The last row that was written, or found, of it.
+    last: StepRow | None = None
     #: Bound arguments to what people are shown of them.
     flat: Callable[[dict[str, Any]], dict[str, Any]] = dict
 
@@ -97,7 +100,14 @@ class Call:
 
 
 def find(call: Call, place: Place) -> Record | None:
-    """The record of a call, claimed; None where it is new."""
+    """The record of a call, claimed; None where it is new. Raises what forbids anything new, where it has not ended."""
+    record = None if call.run.records is None else _find(call, place)
+    if call.run.guarded and (record is None or not record.end):
+        call.run.admit(call.frame)
+    return record
+
+
+def _find(call: Call, place: Place) -> Record | None:
     run, frame = call.run, call.frame
     if run.records is None:
         return None
@@ -193,7 +203,7 @@ async def execute(call: Call, rt: Runtime) -> Any:
         detach(call, rt)
     try:
         if run.guarded:
-            run.check(frame)
+            run.check_call(frame)
         place = call.place() if call.own else (call.key, frame.branch, call.occurrence)
         if not policy.plain:
             return await _full(call, place, rt)
@@ -228,6 +238,7 @@ async def replay(call: Call, record: Record, rt: Runtime) -> Any:
     """Deliver what was recorded, when it is its turn."""
     if record.effect:
         count_effect(call, record.place)
+    call.last = record.row
     await rt.deliver(call.run, record)
     if call.run.guarded:
         call.run.check(call.frame)
@@ -287,7 +298,10 @@ def _plain_detail(call: Call, value: Any) -> bytes | None:
 
 async def _full(call: Call, place: Place, rt: Runtime) -> Any:
     from agentflow.engine.attempts import execute_fully  # noqa: PLC0415 - the two need each other
+    from agentflow.engine.transaction_hooks import execute_hooked  # noqa: PLC0415 - the same
 
+    if call.policy.hooked:
+        return await execute_hooked(call, place, rt, execute_fully)
     return await execute_fully(call, place, rt)
 
 
@@ -392,7 +406,9 @@ def end_row(
         detail = {**call.notes, **(detail or {})}
     row_id = run.next_id()
     key, branch, occurrence = child.place
-    return StepRow(
+    if policy.hooked:
+        detail = (detail or {}) | noted(policy, child)
+    row = call.last = StepRow(
         row_id,
         event,
         policy.kind,
@@ -410,6 +426,7 @@ def end_row(
         value,
         None if detail is None else orjson.dumps(detail, default=repr),
     )
+    return row
 
 
 def start_rows(frame: Frame) -> list[StepRow]:

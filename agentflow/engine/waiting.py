@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -45,8 +44,9 @@ def wait_id(run: ActiveRun, kind: WaitKind, scope: bytes, place: Place, count: i
 class Pending:
     """A branch of a running run that blocks on a wait."""
 
-    def __init__(self, run: ActiveRun, wait: Wait, since: float) -> None:
+    def __init__(self, run: ActiveRun, wait: Wait, since: float, frame: Frame) -> None:
         self.run = run
+        self.frame = frame
         self.wait = wait
         self.since = since
         self._event = threading.Event()
@@ -100,9 +100,9 @@ async def wait_durably(run: ActiveRun, frame: Frame, wait: Wait, rt: Runtime, *,
     opened = await rt.blocking(partial(run.journal.open_wait, run.epoch, wait))
     if opened.decision is not None:
         return opened
-    pending = Pending(run, opened, run.options.clock())
+    pending = Pending(run, opened, run.options.clock(), frame)
     around = list(frame.enclosing())
-    blocked = list(_same_thread(around)) if inline else []
+    blocked = list(frame.in_this_thread()) if inline else []
     for body in around:
         if not body.waits and body.lane is not None:
             body.lane.lend()
@@ -123,15 +123,9 @@ async def wait_durably(run: ActiveRun, frame: Frame, wait: Wait, rt: Runtime, *,
             if not body.waits and body.lane is not None:
                 body.lane.take_back()
     run.check(frame)
+    if run.guarded and pending.wait.decision is None:
+        run.admit(frame)
     return pending.wait
-
-
-def _same_thread(bodies: list[Frame]) -> Iterator[Frame]:
-    """The innermost body and those around it that have called down to it, up to where a thread or task began."""
-    for body in bodies:
-        yield body
-        if body.detached:
-            return
 
 
 class Waker:

@@ -15,6 +15,8 @@ class StepKind(StrEnum):
     TOOL = "tool"
     WAIT = "wait"
     RECORDED = "recorded"
+    TRANSACTION = "transaction"
+    HOOK = "hook"
 
 
 class StepEvent(StrEnum):
@@ -36,6 +38,10 @@ class StepEvent(StrEnum):
     """Its value was taken from an earlier run."""
     FAILED = "failed"
     """It ended with an exception."""
+    ROLLING_BACK = "rolling_back"
+    """A transaction is to be rolled back, whatever happens; durable before the first of its rollback hooks runs."""
+    ROLLED_BACK = "rolled_back"
+    """A transaction ended with all of its rollback hooks run."""
 
     @property
     def is_end(self) -> bool:
@@ -44,7 +50,27 @@ class StepEvent(StrEnum):
 
 
 ENDS = frozenset(
-    {StepEvent.COMPLETED, StepEvent.CACHED, StepEvent.FAILED, StepEvent.NOT_DONE, StepEvent.UNKNOWN}
+    {
+        StepEvent.COMPLETED,
+        StepEvent.CACHED,
+        StepEvent.FAILED,
+        StepEvent.NOT_DONE,
+        StepEvent.UNKNOWN,
+        StepEvent.ROLLED_BACK,
+    }
+)
+
+
+#: Events whose rows hold an exception instead of a value.
+FAILURES = frozenset(
+    {
+        StepEvent.FAILED,
+        StepEvent.ATTEMPT,
+        StepEvent.NOT_DONE,
+        StepEvent.UNKNOWN,
+        StepEvent.ROLLING_BACK,
+        StepEvent.ROLLED_BACK,
+    }
 )
 
 

@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from agentflow.journal.protocol import Journal
-from agentflow.model.steps import StepEvent
+from agentflow.model.steps import FAILURES, StepEvent
 from agentflow.payloads.failures import describe_failure
 from agentflow.server.answers import JSON
 from agentflow.server.feeds import RunFeed
@@ -20,7 +20,6 @@ from agentflow.views import plain, stamp
 _PAGE, _MOST = 200, 1000
 _MOST_IN_COLUMNS = 200_000
 _SHOWN_BYTES = 200_000
-_FAILURES = frozenset({StepEvent.FAILED, StepEvent.ATTEMPT, StepEvent.NOT_DONE, StepEvent.UNKNOWN})
 
 
 def list_steps(request: Request) -> JSON:
@@ -84,7 +83,7 @@ def _recorded(journal: Journal, step: Step) -> dict[str, Any]:
         row = rows[0]
         if row.detail:
             found["detail"] = orjson.loads(row.detail)
-        if row.event in _FAILURES and row.value is not None:
+        if row.event in FAILURES and row.value is not None:
             failure = describe_failure(row.value)
             if row.event == StepEvent.ATTEMPT:
                 found["failures"].append(failure | {"at": stamp(row.ended)})

@@ -2,8 +2,17 @@
 
 const COLUMNS = ["seq", "parent", "kind", "name", "event", "started", "ended", "attempts", "effect", "tokens"];
 const WORDED = ["kind", "name", "event"];
-const OPEN = new Set(["started", "intent", "attempt"]);
-const BAD = new Set(["failed", "unknown", "not_done", "attempt"]);
+const OPEN = new Set(["started", "intent", "attempt", "rolling_back"]);
+const BAD = new Set(["failed", "unknown", "not_done", "attempt", "rolling_back", "rolled_back"]);
+const WORDS = {
+  started: "running",
+  intent: "running",
+  attempt: "retrying",
+  not_done: "not done",
+  unknown: "in doubt",
+  rolling_back: "rolling back",
+  rolled_back: "rolled back",
+};
 
 export class Steps {
   constructor() {
@@ -47,7 +56,8 @@ export class Steps {
   state(index) {
     const event = this.column.event[index];
     if (OPEN.has(event) && this.final) return event === "intent" ? "in doubt" : "stopped";
-    return { started: "running", intent: "running", attempt: "retrying", not_done: "not done", unknown: "in doubt" }[event] ?? event;
+    if (event === "completed" && this.column.kind[index] === "transaction") return "committed";
+    return WORDS[event] ?? event;
   }
 
   fits(index, find, show) {

@@ -11,7 +11,7 @@ from starlette.responses import RedirectResponse, Response
 
 from agentflow.errors import RunFinishedError
 from agentflow.model.runs import Run
-from agentflow.model.steps import StepEvent
+from agentflow.model.steps import StepEvent, StepKind
 from agentflow.model.waits import PERSON_KINDS
 from agentflow.server.api.runs import find_run, page_of, request_cancel, run_filter
 from agentflow.server.bodies import form_of
@@ -40,6 +40,8 @@ STEP_WORDS = {
     StepEvent.COMPLETED: "completed",
     StepEvent.CACHED: "cached",
     StepEvent.FAILED: "failed",
+    StepEvent.ROLLING_BACK: "rolling back",
+    StepEvent.ROLLED_BACK: "rolled back",
 }
 
 #: What those words become once the run has ended without the step's end.
@@ -111,6 +113,8 @@ def _step_line(feed: RunFeed, step: dict[str, Any]) -> dict[str, Any]:
         parent = feed.timeline.seq_of(above["parent"]) if above else 0
         depth += 1
     ended, word = step["ended"], STEP_WORDS[step["event"]]
+    if step["kind"] == StepKind.TRANSACTION and step["event"] == StepEvent.COMPLETED:
+        word = "committed"
     return {
         "seq": step["seq"],
         "name": shown_name(step),
