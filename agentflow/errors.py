@@ -138,6 +138,17 @@ class InDoubtError(AgentflowError):
     """A side effect had an unknown end, and a person said: fail."""
 
 
+class WorkerDied(AgentflowError):
+    """The process that ran a task's body ended before the body did: killed, out of memory, crashed, told to exit.
+
+    Whether the body had done its work is not known: a pure task can be retried, a side effect is in doubt.
+    """
+
+
+class NotSent(CodecError, NotDone):
+    """A task's body never began: its function or arguments cannot be sent to where its task runner would run it."""
+
+
 class TaskTimeoutError(AgentflowError, TimeoutError):
     """A task or flow ran past its `timeout_seconds`."""
 

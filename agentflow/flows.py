@@ -16,14 +16,22 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 from agentflow.approvals.gate import DEFAULT_GATE
 from agentflow.callables import default_name, entrypoint_of, is_coroutine_function, is_generator
 from agentflow.engine.active import ActiveRun, Options
+from agentflow.engine.away import ABROAD, refusal
 from agentflow.engine.context import CURRENT, Frame
 from agentflow.engine.flow_run import Body, Outcome, run_blocking, run_on_loop
 from agentflow.engine.logs import record_prints
+from agentflow.engine.places import TaskRunner
 from agentflow.engine.policy import StepPolicy, retry_delays
 from agentflow.engine.runtime import LOOP
 from agentflow.engine.step import Call, execute, execute_now
 from agentflow.engine.tags import TAGS, check_tags
-from agentflow.errors import DefinitionError, ParameterError, RunFinishedError, RunNotFoundError
+from agentflow.errors import (
+    DefinitionError,
+    MissingContextError,
+    ParameterError,
+    RunFinishedError,
+    RunNotFoundError,
+)
 from agentflow.fingerprints import fingerprint
 from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Journal
@@ -55,6 +63,7 @@ class Flow(Generic[P, R_co]):
         retries: int = 0,
         retry_delay_seconds: RetryDelay = None,
         timeout_seconds: float | None = None,
+        task_runner: TaskRunner | type[TaskRunner] | None = None,
         validate_parameters: bool = True,
         log_prints: bool | None = None,
         flow_run_name: RunName = None,
@@ -95,6 +104,7 @@ class Flow(Generic[P, R_co]):
             tags=self.tags,
             description=self.description,
             run_name=name_maker("flow_run_name", flow_run_name, self.name, self.binder.parameters),
+            runner=_runner(self.name, task_runner),
         )
         if log_prints:
             record_prints()
@@ -124,6 +134,8 @@ class Flow(Generic[P, R_co]):
         Raises `ParameterError` before any run exists where the arguments do not fit.
         """
         frame = CURRENT.get()
+        if frame is None and ABROAD.get() is not None:
+            raise MissingContextError(refusal(f"{self.name}, a flow,"))
         arguments = self.binder.arguments(args, kwargs)
         if self.validate_parameters:
             arguments = self.binder.validate(arguments)
@@ -336,6 +348,14 @@ def default_options(suspend_after: float | None = None) -> Options:
     return Options(settings=Settings.from_environment(), gate=DEFAULT_GATE, suspend_after=suspend_after)
 
 
+def _runner(name: str, given: TaskRunner | type[TaskRunner] | None) -> TaskRunner | None:
+    runner = given() if isinstance(given, type) else given
+    if runner is not None and not callable(getattr(runner, "open", None)):
+        message = f"{name}: task_runner wants a task runner of agentflow.task_runners, not {given!r}"
+        raise DefinitionError(message)
+    return runner
+
+
 def _unwrap(outcome: Outcome) -> Any:
     if outcome.error is not None:
         raise outcome.error
@@ -353,6 +373,7 @@ def flow(
     retries: int = 0,
     retry_delay_seconds: RetryDelay = None,
     timeout_seconds: float | None = None,
+    task_runner: TaskRunner | type[TaskRunner] | None = None,
     validate_parameters: bool = True,
     log_prints: bool | None = None,
     flow_run_name: RunName = None,
@@ -369,6 +390,8 @@ def flow(fn: Any = None, /, **options: Any) -> Any:  # noqa: D417 - the options 
         retries: How often a failed run's body is run again; what is recorded before the culprits is reused.
         retry_delay_seconds: Seconds before each retry: a number, a list, or a function of the number of retries.
         timeout_seconds: Limit of one attempt.
+        task_runner: Where the bodies of the tasks run that it submits: a runner of agentflow.task_runners. Default:
+            threads. A flow that it calls has its own.
         validate_parameters: Coerce and check arguments with pydantic, by their annotations.
         log_prints: Record what it (and what it calls) prints as log lines; default: as the code around it says.
         flow_run_name: How people see a run: a template over the parameters (``"report of {day}"``), or a function that

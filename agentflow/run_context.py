@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from agentflow.engine.context import CURRENT, current_frame
+from agentflow.engine.away import ABROAD, Away, refusal
+from agentflow.engine.context import CURRENT, current_frame, key_of
 from agentflow.engine.tags import TAGS, check_tags, effective_tags
-from agentflow.errors import RunNotFoundError
+from agentflow.errors import MissingContextError, RunNotFoundError
 from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Journal
 from agentflow.model.runs import Run
-from agentflow.model.waits import binding
 from agentflow.payloads.codec import Codec
 
 #: Characters of a reason that are kept.
@@ -48,6 +48,9 @@ class RunContext:
 
 def get_run_context() -> RunContext:
     """The context of the running flow or task. Raises `MissingContextError` outside of a flow."""
+    abroad = ABROAD.get()
+    if abroad is not None:
+        return _context_away(abroad.step)
     frame = current_frame("get_run_context()")
     run = frame.run
     return RunContext(
@@ -62,16 +65,30 @@ def get_run_context() -> RunContext:
     )
 
 
+def _context_away(step: Away) -> RunContext:
+    def no_parameters() -> dict[str, Any]:
+        raise MissingContextError(refusal("reading the run's parameters"))
+
+    return RunContext(
+        run_id=step.run_id,
+        flow=step.flow,
+        step=step.step,
+        attempt=step.attempt,
+        run_name=step.run_name,
+        task_run_name=step.task_run_name,
+        tags=step.tags,
+        _read_parameters=no_parameters,
+    )
+
+
 def idempotency_key() -> str:
     """A key for the running side effect, to be sent to whoever executes it: 32 hexadecimal digits.
 
     It depends on the run, the step and the executed arguments: the same over attempts and resumes. Raises
     `MissingContextError` outside of a flow.
     """
-    frame = current_frame("idempotency_key()")
-    run = frame.run
-    executed = binding(frame.policy.name, frame.root.executed)
-    return run.hasher.digest(b"%b|%b|%b" % (run.run.id.encode(), frame.stable, executed.encode())).hex()
+    abroad = ABROAD.get()
+    return key_of(current_frame("idempotency_key()")) if abroad is None else abroad.step.key
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from agentflow.engine.context import CURRENT, Frame
 from agentflow.engine.futures import TaskFuture, TaskFutureList, futures_in, resolved
+from agentflow.engine.places import LOOP_AWAY, place_for, runner_of, send_away
 from agentflow.engine.step import Call
 from agentflow.engine.submission import Lane, launch_on_loop, submit_async, submit_sync
 
@@ -84,10 +85,18 @@ def submit_in(
             CURRENT.set(late)
             return task.call_in(late, values, named)
 
-    if task.is_async:
+    runner = runner_of(frame)
+    place = place_for(frame, task.policy, runner)
+    if place is not None:
+
+        def sent() -> Call:
+            return send_away(prepare(), place)
+
+        future = submit_async(task.name, frame.run, sent, awaited, context, lane, LOOP_AWAY)
+    elif task.is_async:
         future = submit_async(task.name, frame.run, prepare, awaited, context, lane)
     else:
-        future = submit_sync(task.name, frame.run, prepare, awaited, context)
+        future = submit_sync(task.name, frame.run, prepare, awaited, context, runner)
     frame.bear(future)
     return future
 

@@ -19,6 +19,7 @@ from agentflow.callables import (
     split_receiver,
 )
 from agentflow.engine import branches
+from agentflow.engine.away import ABROAD, refusal
 from agentflow.engine.caching import CachePolicy
 from agentflow.engine.context import CURRENT, Frame, current_frame
 from agentflow.engine.futures import TaskFuture, TaskFutureList
@@ -27,7 +28,7 @@ from agentflow.engine.policy import ApprovalRule, StepPolicy, TransactionHook
 from agentflow.engine.runtime import LOOP
 from agentflow.engine.step import Call, decoded, execute, execute_now, hit
 from agentflow.engine.transaction_hooks import named_hooks
-from agentflow.errors import DefinitionError
+from agentflow.errors import DefinitionError, MissingContextError
 from agentflow.naming import RunName
 from agentflow.payloads.digests import canonical
 from agentflow.signatures import Binder
@@ -87,6 +88,8 @@ class Task(Generic[P, R_co]):
         frame = CURRENT.get()
         whole = (*self.receiver, *args) if self.receiver else args
         if frame is None:
+            if self.policy.side_effect and ABROAD.get() is not None:
+                raise MissingContextError(refusal(f"{self.name}, a side effect,"))
             return self._function(*whole, **kwargs)
         run = frame.run
         binder = self.binder

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 
-from agentflow.agents.extras import optional_module, refuse_http_client
+from agentflow.agents.extras import refuse_http_client
 from agentflow.agents.failures import ATTEMPTS
 from agentflow.agents.transport import BlockingJournalTransport, JournalTransport
+from agentflow.extras import optional_module
 
 if TYPE_CHECKING:
     import openai

@@ -1,6 +1,6 @@
 """Durable pydantic-ai agents: what to import. Needs ``agentflow[pydantic-ai]``, and says so where it is missing."""
 
-from agentflow.agents.extras import optional_module
+from agentflow.extras import optional_module
 
 optional_module("pydantic_ai", extra="pydantic-ai")
 

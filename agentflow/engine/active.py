@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from agentflow.engine.context import Frame
     from agentflow.engine.effects import Gate
     from agentflow.engine.futures import TaskFuture
+    from agentflow.engine.places import TaskRunner, Workplace
     from agentflow.engine.step import Call
     from agentflow.engine.submission import Threads
     from agentflow.engine.waiting import Pending
@@ -112,7 +113,10 @@ class ActiveRun:
         #: Journal calls on their way in other threads.
         self.hops = 0
         self.lock = threading.Lock()
-        self.threads: Threads | None = None
+        #: Threads for submitted tasks, by the task runner of the flow that submits.
+        self.threads: dict[TaskRunner | None, Threads] = {}
+        #: Where bodies run elsewhere, by task runner.
+        self.places: dict[TaskRunner, Workplace | None] = {}
         self.log_lines: list[Any] = []
         #: Asyncio tasks of side effects, which nothing but themselves ends.
         self.shielded: WeakSet[asyncio.Task[Any]] = WeakSet()

@@ -7,8 +7,10 @@ from contextvars import ContextVar
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from agentflow.engine.away import ABROAD, refusal
 from agentflow.engine.records import ROOT, Place, Scope, attempt_scope
 from agentflow.errors import MissingContextError
+from agentflow.model.waits import binding
 
 if TYPE_CHECKING:
     from agentflow.engine.active import ActiveRun
@@ -188,9 +190,18 @@ def current_frame(what: str) -> Frame:
     """The frame of the running step; raises `MissingContextError` outside of a flow."""
     frame = CURRENT.get()
     if frame is None:
+        if ABROAD.get() is not None:
+            raise MissingContextError(refusal(what))
         message = (
             f"{what} works only inside a flow; call it from a @flow function "
             "(a thread made by hand does not belong to the flow: use task.submit)"
         )
         raise MissingContextError(message)
     return frame
+
+
+def key_of(frame: Frame) -> str:
+    """The idempotency key of a step: the same over attempts and resumes, another one for other executed arguments."""
+    run = frame.run
+    executed = binding(frame.policy.name, dict(frame.root.executed))
+    return run.hasher.digest(b"%b|%b|%b" % (run.run.id.encode(), frame.stable, executed.encode())).hex()

@@ -17,6 +17,7 @@ from agentflow.engine.attempts import hand_on
 from agentflow.engine.context import CURRENT, Frame
 from agentflow.engine.futures import resolved, unlooked
 from agentflow.engine.logs import flush_logs, run_log
+from agentflow.engine.places import close_places
 from agentflow.engine.records import ROOT, attempt_scope
 from agentflow.engine.runtime import INLINE, LOOP, Inline, Loop, Overdue, drive
 from agentflow.engine.step import Call, end_row, note_unwinding
@@ -86,6 +87,7 @@ def run_blocking(active: ActiveRun, body: Body) -> Outcome:
     finally:
         active.fence = active.fence or Fenced("the run has ended")
         waker.remove(active)
+        close_places(active)
 
 
 async def run_on_loop(active: ActiveRun, body: Body) -> Outcome:
@@ -113,6 +115,8 @@ async def run_on_loop(active: ActiveRun, body: Body) -> Outcome:
     finally:
         active.fence = active.fence or Fenced("the run has ended")
         waker.remove(active)
+        if active.places:
+            await asyncio.to_thread(close_places, active)
 
 
 async def _finish_strays(active: ActiveRun) -> None:

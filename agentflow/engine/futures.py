@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from agentflow.engine.context import CURRENT, Frame
 from agentflow.engine.runtime import running_loop
+from agentflow.engine.seats import lent
 from agentflow.errors import ColourError, Unwinding
 
 if TYPE_CHECKING:
@@ -209,17 +210,13 @@ class TaskFutureList(list[TaskFuture[T]]):
 @contextmanager
 def blocked(frame: Frame) -> Generator[None, None, None]:
     """The calling thread blocks on others of its run: its place among the run's threads is free meanwhile."""
-    bodies, threads = list(frame.in_this_thread()), frame.run.threads
+    bodies = list(frame.in_this_thread())
     for body in bodies:
         body.blocked += 1
-    lends = threads is not None and threads.is_mine()
-    if lends and threads is not None:
-        threads.lend()
     try:
-        yield
+        with lent():
+            yield
     finally:
-        if lends and threads is not None:
-            threads.take_back()
         for body in bodies:
             body.blocked -= 1
 

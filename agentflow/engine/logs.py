@@ -9,10 +9,11 @@ import builtins
 import logging
 import sys
 import threading
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from agentflow.engine.context import CURRENT, current_frame
+from agentflow.engine.away import ABROAD, Line
+from agentflow.engine.context import CURRENT, Frame, current_frame
 from agentflow.model.steps import LogRow
 
 if TYPE_CHECKING:
@@ -26,20 +27,16 @@ _TEXT_LIMIT = 64_000
 class RunLogger(logging.LoggerAdapter[logging.Logger]):
     """The standard library's logger, for one run: its lines are recorded in the run's journal, too."""
 
-    def __init__(self, run: ActiveRun, step: str) -> None:
+    def __init__(self, record: Callable[[Line], None], lowest: int) -> None:
         super().__init__(_logger, {})
-        self._run, self._step = run, step
+        self._record, self._lowest = record, lowest
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
         return msg, kwargs
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
-        wanted = logging.getLevelNamesMapping().get(
-            self._run.options.settings.log_level.upper(), logging.INFO
-        )
-        if level >= wanted:
-            text = str(msg) % args if args else str(msg)
-            run_log(self._run, text, level=level, step=self._step)
+        if level >= self._lowest:
+            self._record(Line(level, str(msg) % args if args else str(msg)))
         kwargs.setdefault("stacklevel", 2)
         super().log(level, msg, *args, **kwargs)
 
@@ -50,8 +47,26 @@ class RunLogger(logging.LoggerAdapter[logging.Logger]):
 
 def get_run_logger() -> RunLogger:
     """The logger of the running flow or task. Raises `MissingContextError` outside of a flow."""
+    abroad = ABROAD.get()
+    if abroad is not None:
+        return RunLogger(abroad.tell, abroad.step.log_level)
     frame = current_frame("get_run_logger()")
-    return RunLogger(frame.run, frame.policy.name)
+    run, step = frame.run, frame.policy.name
+    return RunLogger(
+        lambda line: run_log(run, line.text, level=line.level, step=step), lowest_level(frame.run)
+    )
+
+
+def lowest_level(run: ActiveRun) -> int:
+    """The level from which on the lines of a run's loggers are recorded."""
+    return logging.getLevelNamesMapping().get(run.options.settings.log_level.upper(), logging.INFO)
+
+
+def heard(run: ActiveRun, step: str, line: Line) -> None:
+    """Take a line of a body that runs elsewhere as if it ran here."""
+    run_log(run, line.text, level=line.level, step=step)
+    if not line.printed:
+        _logger.log(line.level, "%s", line.text)
 
 
 def run_log(run: ActiveRun, text: str, *, level: int = logging.INFO, step: str = "") -> None:
@@ -84,15 +99,21 @@ def record_prints() -> None:
             builtins.print = _recording_print
 
 
+def records_prints(frame: Frame) -> bool:
+    """Whether what is printed in a frame is recorded: as the nearest body says that says something."""
+    said = (around.policy.log_prints for around in frame.enclosing())
+    return next((answer for answer in said if answer is not None), False)
+
+
 def _recording_print(*values: object, **options: Any) -> None:
-    frame = CURRENT.get()
-    if frame is not None and options.get("file") in (None, sys.stdout):
-        for around in frame.enclosing():
-            if around.policy.log_prints is None:
-                continue
-            if around.policy.log_prints:
-                sep = options.get("sep")
-                text = (" " if sep is None else str(sep)).join(str(value) for value in values)
-                run_log(frame.run, text, step=frame.policy.name)
-            break
+    if options.get("file") in (None, sys.stdout):
+        frame, abroad = CURRENT.get(), ABROAD.get()
+        if abroad is not None and abroad.step.log_prints:
+            abroad.tell(Line(logging.INFO, _joined(values, options.get("sep")), printed=True))
+        elif frame is not None and records_prints(frame):
+            run_log(frame.run, _joined(values, options.get("sep")), step=frame.policy.name)
     _print(*values, **options)
+
+
+def _joined(values: tuple[object, ...], sep: object) -> str:
+    return (" " if sep is None else str(sep)).join(map(str, values))

@@ -11,6 +11,7 @@ from agentflow.model.steps import StepKind
 
 if TYPE_CHECKING:
     from agentflow.engine.caching import CachePolicy
+    from agentflow.engine.places import TaskRunner
 
 #: Called with the transaction; may be async.
 TransactionHook = Callable[[Any], Any]
@@ -63,6 +64,8 @@ class StepPolicy:
     on_rollback: Mapping[str, TransactionHook] = field(default_factory=dict[str, TransactionHook])
     #: Whether there is any of these.
     hooked: bool = False
+    #: Of a flow: where the bodies of the tasks run that it submits; None = threads.
+    runner: TaskRunner | None = None
     #: True where nothing but "run it, record it" is asked for; set by `finish`.
     plain: bool = field(default=False)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from agentflow.engine.context import CURRENT, Frame
 from agentflow.engine.delivery import when_settled
+from agentflow.engine.seats import lent, seat, sit
 from agentflow.engine.shielding import Interrupted as Interrupted  # noqa: PLC0414 - it is raised from here
 from agentflow.engine.shielding import finish
 from agentflow.errors import ColourError
@@ -189,10 +190,11 @@ class Inline:
     ) -> Any:
         """A thread is abandoned when time is up, never killed: its attempt is revoked, its late doings are refused."""
         box: list[tuple[bool, Any]] = []
-        context = copy_context()
+        context, own = copy_context(), seat()
 
         def target() -> None:
             frame.thread = get_ident()
+            sit(own)
             try:
                 box.append((True, context.run(function, *args, **kwargs)))
             except BaseException as error:
@@ -203,6 +205,8 @@ class Inline:
         thread.join(seconds)
         if not box:
             frame.run.revoke(frame)
+            if own is not None:
+                sit(own.leave())
             raise Overdue
         succeeded, value = box[0]
         if succeeded:
@@ -219,14 +223,7 @@ class Inline:
                 "await it, or call the task through `.submit(...)` and await that"
             )
             raise ColourError(message)
-        threads = pending.run.threads
-        if threads is not None and threads.is_mine():
-            threads.lend()  # whoever waits leaves its place to the others
-            try:
-                pending.block()
-            finally:
-                threads.take_back()
-        else:
+        with lent():
             pending.block()
 
     def is_inline(self, frame: Frame) -> bool:
@@ -309,6 +306,12 @@ class Loop:
         frame: Frame,
     ) -> Any:
         del frame
+        return await self.limited(seconds, function, args, kwargs)
+
+    async def limited(
+        self, seconds: float, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> Any:
+        """Await the user's function; raises `Overdue` when time is up, after it has been cancelled."""
         limit = asyncio.timeout(seconds)
         try:
             async with limit:

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from agentflow.engine import branches
 from agentflow.engine.futures import TaskFuture
-from agentflow.engine.runtime import INLINE, LOOP, drive, running_loop
+from agentflow.engine.runtime import INLINE, LOOP, Loop, drive, running_loop
+from agentflow.engine.seats import Seat, sit
 from agentflow.engine.step import Call, execute
 
 if TYPE_CHECKING:
     from agentflow.engine.active import ActiveRun
+    from agentflow.engine.places import TaskRunner
 
 Prepare = Callable[[], Call]
 
@@ -24,7 +26,7 @@ Prepare = Callable[[], Call]
 class Work:
     """A submitted task that has not ended."""
 
-    __slots__ = ("context", "future", "lane", "loop", "prepare", "run")
+    __slots__ = ("context", "future", "lane", "loop", "prepare", "rt", "run")
 
     def __init__(
         self,
@@ -35,6 +37,7 @@ class Work:
         *,
         lane: Lane | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
+        rt: Loop = LOOP,
     ) -> None:
         self.run = run
         #: Makes the call, where it is going to run.
@@ -43,6 +46,8 @@ class Work:
         self.lane = lane
         #: The loop that an async task runs on.
         self.loop = loop
+        #: How it is run there.
+        self.rt = rt
         self.future: TaskFuture[Any] = TaskFuture(name, run)
 
     def call(self) -> Call:
@@ -112,19 +117,14 @@ class Threads(Lane):
 
     def __init__(self, limit: int) -> None:
         super().__init__(limit, self._begin)
-        self._local = threading.local()
-
-    def is_mine(self) -> bool:
-        """Whether the calling thread is one of these."""
-        return getattr(self._local, "mine", False)
 
     def _begin(self, work: Work) -> None:
         threading.Thread(target=self._loop, args=(work,), name="agentflow-task", daemon=True).start()
 
     def _loop(self, first: Work) -> None:
-        self._local.mine = True
         work: Work | None = first
         while work is not None:
+            sit(Seat(self))
             if not work.is_dead():
                 _execute_here(work)
             self.take_back_unused()
@@ -151,14 +151,15 @@ def submit_sync(
     prepare: Prepare,
     wait_for: Sequence[TaskFuture[Any]] = (),
     context: Context | None = None,
+    runner: TaskRunner | None = None,
 ) -> TaskFuture[Any]:
-    """Run a sync task in a thread of its own, at most ``max_workers`` bodies of a run at once.
+    """Run a sync task in a thread of its own, at most as many at once as its flow's task runner allows.
 
     `prepare` makes the call, in that thread, once the futures of `wait_for` have ended. Nested submits never deadlock:
     a thread that blocks on a future lends its place while it waits.
     """
     work = Work(name, run, prepare, context or copy_context())
-    _after(wait_for, partial(pool_of(run).start, work))
+    _after(wait_for, partial(pool_of(run, runner).start, work))
     return work.future
 
 
@@ -169,13 +170,14 @@ def submit_async(
     wait_for: Sequence[TaskFuture[Any]] = (),
     context: Context | None = None,
     lane: Lane | None = None,
+    rt: Loop = LOOP,
 ) -> TaskFuture[Any]:
     """Run an async task as an asyncio task of the running loop, or on one background loop if there is none here.
 
     `prepare` makes the call, once the futures of `wait_for` have ended.
     """
     loop = running_loop() or _loop_for(run)
-    work = Work(name, run, prepare, context or copy_context(), lane=lane, loop=loop)
+    work = Work(name, run, prepare, context or copy_context(), lane=lane, loop=loop, rt=rt)
     _after(wait_for, partial(launch_on_loop if lane is None else lane.start, work))
     return work.future
 
@@ -222,7 +224,7 @@ def _create(work: Work) -> None:
 
 async def _execute_on_loop(work: Work) -> None:
     call = work.call()
-    value = await execute(call, LOOP)  # takes this asyncio task out of the run's
+    value = await execute(call, work.rt)  # takes this asyncio task out of the run's
     work.future.settle(value, call.stored)
 
 
@@ -259,10 +261,11 @@ def background_loop() -> asyncio.AbstractEventLoop:
         return _background
 
 
-def pool_of(run: ActiveRun) -> Threads:
-    """The threads of a run."""
-    if run.threads is None:
+def pool_of(run: ActiveRun, runner: TaskRunner | None) -> Threads:
+    """The threads of a run for the tasks of flows with that task runner."""
+    found = run.threads.get(runner)
+    if found is None:
+        limit = runner.max_workers if runner is not None else None
         with run.lock:
-            if run.threads is None:
-                run.threads = Threads(run.options.settings.max_workers)
-    return run.threads
+            found = run.threads.setdefault(runner, Threads(limit or run.options.settings.max_workers))
+    return found

@@ -7,6 +7,7 @@ what it would see on replay.
 from __future__ import annotations
 
 import traceback
+from collections.abc import Mapping, Sequence
 from types import FunctionType
 from typing import Any
 
@@ -24,7 +25,7 @@ def encode_failure(codec: Codec, error: BaseException) -> tuple[bytes, BaseExcep
     """The bytes of `error`, and the exception that every life raises for it (itself where it can be rebuilt)."""
     record = _record(error)
     try:
-        record["args"] = _made_of(error)
+        record["args"] = made_of(error)
         record["parts"] = dict(exception_parts(error))
         data = codec.encode(record)
         if _same(error, decode_failure(codec, data)):
@@ -50,17 +51,22 @@ def decode_failure(codec: Codec, data: bytes) -> BaseException:
     if not issubclass(kind, BaseException):
         message = f"{record['class']} was an exception when it was recorded and is none now"
         raise CorruptRecord(message)
-    error = kind.__new__(kind, *record["args"])
+    return rebuild(kind, record["args"], record["parts"])
+
+
+def rebuild(kind: type[BaseException], args: Sequence[Any], parts: Mapping[str, Any]) -> BaseException:
+    """An exception of a class, from what it was made of and the attributes that its class had set."""
+    error = kind.__new__(kind, *args)
     if isinstance(kind.__init__, FunctionType):
-        error.args = tuple(record["args"])
+        error.args = tuple(args)
     else:  # a builtin's own: it fills in fields that only it can
-        kind.__init__(error, *record["args"])
-    for name, item in record["parts"].items():
+        kind.__init__(error, *args)
+    for name, item in parts.items():
         setattr(error, name, item)
     return error
 
 
-def _made_of(error: BaseException) -> tuple[Any, ...]:
+def made_of(error: BaseException) -> tuple[Any, ...]:
     """What an exception was made of: its args, and for an OSError also the file names, which are not among them."""
     if isinstance(error, OSError) and len(error.args) == _ERRNO_AND_TEXT:
         names = (error.filename, None, error.filename2) if error.filename2 is not None else (error.filename,)
