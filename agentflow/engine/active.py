@@ -66,6 +66,15 @@ class Tally:
 class ActiveRun:
     """One life of a run."""
 
+    #: Somebody stops the process (Ctrl-C): the run goes on later, so nothing is rolled back.
+    interrupted: bool = False
+    #: Something was submitted.
+    submitted: bool = False
+    #: Open ``busy`` blocks.
+    busy_blocks: int = 0
+    #: Journal calls on their way in other threads.
+    hops: int = 0
+
     def __init__(
         self, journal: Journal, run: Run, options: Options, *, rows: list[StepRow], changed: bool = False
     ) -> None:
@@ -91,8 +100,6 @@ class ActiveRun:
         self.tally = Tally()
         self.model_spoke = bool(self.records and self.records.spoke)
         self.transactions = TransactionsOfALife(self.records)
-        #: Somebody stops the process (Ctrl-C): the run goes on later, so nothing is rolled back.
-        self.interrupted = False
         #: It was asked to stop before this life, and transactions are open: it stops at the first step that is new.
         self.closing: Cancelling | None = None
         #: Frames of executing bodies.
@@ -102,16 +109,11 @@ class ActiveRun:
         self.unstarted: dict[Call, Any] = {}
         #: Submitted tasks that have not ended or that failed, in their order.
         self.futures: dict[TaskFuture[Any], None] = {}
-        #: Something was submitted.
-        self.submitted = False
         #: Asyncio tasks of the run, and those that stand for another one.
         self.tasks: set[asyncio.Task[Any]] = set()
         self.aliases: WeakKeyDictionary[asyncio.Task[Any], Any] = WeakKeyDictionary()
         self.loop: asyncio.AbstractEventLoop | None = None
         self.group = GroupCommit()
-        self.busy_blocks = 0
-        #: Journal calls on their way in other threads.
-        self.hops = 0
         self.lock = threading.Lock()
         #: Threads for submitted tasks, by the task runner of the flow that submits.
         self.threads: dict[TaskRunner | None, Threads] = {}
