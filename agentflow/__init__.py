@@ -23,6 +23,7 @@ from agentflow.errors import (
     WaitTimeoutError,
 )
 from agentflow.flows import Flow, flow
+from agentflow.futures import as_completed, first
 from agentflow.payloads.codec import register_codec
 from agentflow.run_context import RunContext, get_run_context, idempotency_key, scope, send_event, tags
 from agentflow.submitting import unmapped
@@ -32,10 +33,10 @@ from agentflow.version import VERSION as __version__  # noqa: N811 - the name th
 from agentflow.waits import Waiting, busy, request_input, sleep, wait_for_event
 
 __all__ = [
-    "DEFAULT", "FLOW_PARAMETERS", "INPUTS", "NO_CACHE", "RUN_ID", "TASK_SOURCE",
-    "AgentflowError", "Always", "ApprovalDenied", "ByOrigin", "CachePolicy", "Flow", "Never", "NotDone", "Policy",
-    "RunContext", "StepFailed", "Task", "TaskFuture", "TaskTimeoutError", "WaitTimeoutError", "Waiting", "When",
-    "__version__", "busy", "exponential_backoff", "flow", "get_run_context", "get_run_logger", "idempotency_key",
-    "recorded", "register_codec", "request_input", "scope", "send_event", "sleep", "tags", "task", "transaction",
-    "unmapped", "wait_for_event",
+    "DEFAULT", "FLOW_PARAMETERS", "INPUTS", "NO_CACHE", "RUN_ID", "TASK_SOURCE", "AgentflowError", "Always",
+    "ApprovalDenied", "ByOrigin", "CachePolicy", "Flow", "Never", "NotDone", "Policy", "RunContext",
+    "StepFailed", "Task", "TaskFuture", "TaskTimeoutError", "WaitTimeoutError", "Waiting", "When",
+    "__version__", "as_completed", "busy", "exponential_backoff", "first", "flow", "get_run_context",
+    "get_run_logger", "idempotency_key", "recorded", "register_codec", "request_input", "scope", "send_event",
+    "sleep", "tags", "task", "transaction", "unmapped", "wait_for_event",
 ]  # fmt: skip

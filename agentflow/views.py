@@ -100,7 +100,7 @@ def wait_view(wait: Wait) -> dict[str, Any]:
         "policy": wait.policy,
         "opened": stamp(wait.opened),
         "expires": stamp(wait.due),
-        "status": "open" if decision is None else decision.verdict.value,
+        "status": _status(wait),
         "decided": stamp(wait.decided),
         "decision": None
         if decision is None
@@ -113,6 +113,12 @@ def wait_view(wait: Wait) -> dict[str, Any]:
             "assurance": decision.assurance.value,
         },
     }
+
+
+def _status(wait: Wait) -> str:
+    if wait.decision is not None:
+        return wait.decision.verdict.value
+    return "open" if wait.is_open else "withdrawn"
 
 
 def waiting_view(waits: Iterable[Wait]) -> list[dict[str, Any]]:

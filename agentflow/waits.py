@@ -51,10 +51,15 @@ class Waiting(Coroutine[Any, Any, T_co]):
         """Part of being a coroutine."""
         self._inner.close()
 
-    def result(self) -> T_co:
-        """Block until the wait is over. Raises `ColourError` on a thread whose event loop runs."""
+    def handed_over(self) -> Call:
+        """The call, for somebody else to execute on a loop."""
         self._call.run.unstarted.pop(self._call, None)
         self._inner.close()
+        return self._call
+
+    def result(self) -> T_co:
+        """Block until the wait is over. Raises `ColourError` on a thread whose event loop runs."""
+        self.handed_over()
         self._body.runtime = INLINE
         return cast("T_co", drive(execute(self._call, INLINE)))
 

@@ -136,11 +136,14 @@ class TaskFuture(Generic[R_co]):
 
     async def ended(self) -> None:
         """Return when it has ended, whatever came of it."""
-        while not self.done():
-            loop = asyncio.get_running_loop()
-            turn = loop.create_future()
-            self.add_done_callback(partial(_wake, loop, turn))
+        if not self.done():
+            turn = asyncio.get_running_loop().create_future()
+            self.wake(turn)
             await turn
+
+    def wake(self, turn: asyncio.Future[None]) -> None:
+        """Resolve `turn`, a future of a running loop, once this one has ended."""
+        self.add_done_callback(partial(_wake, turn.get_loop(), turn))
 
     def __repr__(self) -> str:
         return f"<TaskFuture {self.name} {'done' if self.done() else 'pending'}>"

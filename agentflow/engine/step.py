@@ -145,6 +145,18 @@ def _find(call: Call, place: Place) -> Record | None:
     return record
 
 
+def foreseen(call: Call, rt: Runtime) -> Any:
+    """The recorded value of a step that is going to be executed in this thread or task; None where it is new."""
+    frame = call.frame
+    if not call.own and not rt.is_inline(frame):
+        detach(call, rt)
+    records = frame.records()
+    record = None if records is None else records.index.get(call.place())
+    if record is None or record.claimed or record.event != "completed" or record.value is None:
+        return None
+    return decoded(call.run, record.value)
+
+
 def recall(run: ActiveRun, record: Record) -> Any:
     """The recorded outcome: its value, or its exception raised."""
     value = record.row.value

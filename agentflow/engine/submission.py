@@ -26,7 +26,7 @@ Prepare = Callable[[], Call]
 class Work:
     """A submitted task that has not ended."""
 
-    __slots__ = ("context", "future", "lane", "loop", "prepare", "rt", "run")
+    __slots__ = ("context", "future", "lane", "loop", "prepare", "rt", "run", "task")
 
     def __init__(
         self,
@@ -48,6 +48,7 @@ class Work:
         self.loop = loop
         #: How it is run there.
         self.rt = rt
+        self.task: asyncio.Task[None] | None = None
         self.future: TaskFuture[Any] = TaskFuture(name, run)
 
     def call(self) -> Call:
@@ -55,6 +56,15 @@ class Work:
         call = self.prepare()
         call.own, call.lane = True, self.lane
         return call
+
+    def cancel(self) -> None:
+        """Cancel an async work; callable from any thread."""
+        if self.loop is not None:
+            self.loop.call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
 
     def is_dead(self) -> bool:
         """Whether its run has been fenced before it began; then it has ended."""
@@ -176,13 +186,13 @@ def submit_async(
 
     `prepare` makes the call, once the futures of `wait_for` have ended.
     """
-    loop = running_loop() or _loop_for(run)
+    loop = running_loop() or loop_for(run)
     work = Work(name, run, prepare, context or copy_context(), lane=lane, loop=loop, rt=rt)
     _after(wait_for, partial(launch_on_loop if lane is None else lane.start, work))
     return work.future
 
 
-def _loop_for(run: ActiveRun) -> asyncio.AbstractEventLoop:
+def loop_for(run: ActiveRun) -> asyncio.AbstractEventLoop:
     """The loop for async tasks that a thread submits: the run's own, or the one of this process."""
     if run.loop is None or not run.loop.is_running():
         run.loop = background_loop()
@@ -218,6 +228,7 @@ def launch_on_loop(work: Work) -> None:
 def _create(work: Work) -> None:
     loop = asyncio.get_running_loop()
     task = loop.create_task(_execute_on_loop(work), context=work.context.copy())
+    work.task = task
     _kept.add(task)
     task.add_done_callback(partial(_over, work))
 

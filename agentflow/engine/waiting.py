@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -101,6 +103,28 @@ async def wait_durably(run: ActiveRun, frame: Frame, wait: Wait, rt: Runtime, *,
     if opened.decision is not None:
         return opened
     pending = Pending(run, opened, run.options.clock(), frame)
+    run.pendings[opened.id] = pending
+    waker_of(run.journal).poke()
+    try:
+        with _waiting(frame, inline=inline):
+            await rt.park(pending)
+    except asyncio.CancelledError:
+        if (
+            run.fence is None and not pending.is_over
+        ):  # the flow has lost interest: nobody shall be asked in vain
+            await rt.blocking(partial(run.journal.withdraw_wait, run.epoch, opened))
+        raise
+    finally:
+        run.pendings.pop(opened.id, None)
+    run.check(frame)
+    if run.guarded and pending.wait.decision is None:
+        run.admit(frame)
+    return pending.wait
+
+
+@contextmanager
+def _waiting(frame: Frame, *, inline: bool) -> Generator[None, None, None]:
+    """Count a wait in the bodies around it, so that it shows when nothing of the run moves any more."""
     around = list(frame.enclosing())
     blocked = list(frame.in_this_thread()) if inline else []
     for body in around:
@@ -109,23 +133,15 @@ async def wait_durably(run: ActiveRun, frame: Frame, wait: Wait, rt: Runtime, *,
         body.waits += 1
     for body in blocked:
         body.blocked += 1
-    run.pendings[opened.id] = pending
-    waker = waker_of(run.journal)
-    waker.poke()
     try:
-        await rt.park(pending)
+        yield
     finally:
-        run.pendings.pop(opened.id, None)
         for body in blocked:
             body.blocked -= 1
         for body in around:
             body.waits -= 1
             if not body.waits and body.lane is not None:
                 body.lane.take_back()
-    run.check(frame)
-    if run.guarded and pending.wait.decision is None:
-        run.admit(frame)
-    return pending.wait
 
 
 class Waker:

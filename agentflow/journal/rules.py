@@ -53,6 +53,9 @@ def check_decision(wait: Wait, run: Run, decision: Decision, now: float) -> None
     if wait.decision is not None:
         message = f"{wait.id} was already decided ({wait.decision.verdict} by {wait.decision.actor or 'nobody named'})"
         raise DecisionRefusedError(message)
+    if wait.consumed is not None:
+        message = f"{wait.id} has been withdrawn: its run does not wait for an answer any more"
+        raise DecisionRefusedError(message)
     if run.state.is_final:
         message = f"{wait.id}: its run {run.id} has already ended ({run.state})"
         raise DecisionRefusedError(message)

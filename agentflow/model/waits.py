@@ -115,8 +115,8 @@ class Wait:
 
     @property
     def is_open(self) -> bool:
-        """Whether it still waits."""
-        return self.decision is None
+        """Whether it still waits: nobody has answered, and the run has not withdrawn it."""
+        return self.decision is None and self.consumed is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,10 @@ class MemoryWaits(MemoryBase):
         with self._lock:
             self._check_epoch(wait.run, epoch)
             if wait.id in self._waits:
-                return self._waits[wait.id]
+                known = self._waits[wait.id]
+                if known.decision is None and known.consumed is not None:
+                    known = self._waits[wait.id] = replace(known, consumed=None)
+                return known
             self._waits[wait.id] = wait
             if wait.kind is WaitKind.EVENT:
                 waiting = (
@@ -48,6 +51,13 @@ class MemoryWaits(MemoryBase):
             self._waits[wait_id] = wait
         self._notify()
         return wait
+
+    def withdraw_wait(self, epoch: int, wait: Wait) -> None:
+        with self._lock:
+            self._check_epoch(wait.run, epoch)
+            if self._waits[wait.id].decision is None:
+                self._consume(wait.id)
+        self._notify()
 
     def get_wait(self, wait_id: str) -> Wait | None:
         return self._waits.get(wait_id)

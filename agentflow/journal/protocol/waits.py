@@ -18,6 +18,10 @@ class WaitVerbs(Protocol):
         """Answer a wait, once. Raises `WaitNotFoundError` or `DecisionRefusedError` (decided, expired, run ended)."""
         ...
 
+    def withdraw_wait(self, epoch: int, wait: Wait) -> None:
+        """Nobody waits for an answer any more: an open question is closed until the run asks it again."""
+        ...
+
     def get_wait(self, wait_id: str) -> Wait | None:
         """The wait of that id."""
         ...

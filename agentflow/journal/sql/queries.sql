@@ -61,6 +61,12 @@ SELECT * FROM step WHERE id > ? AND id < ? ORDER BY id LIMIT ?
 -- name: open_wait
 INSERT INTO wait VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, '', NULL)
 
+-- name: withdraw_wait
+UPDATE wait SET consumed = ? WHERE id = ? AND decided IS NULL
+
+-- name: reopen_wait
+UPDATE wait SET consumed = NULL WHERE id = ? AND decided IS NULL AND consumed IS NOT NULL
+
 -- name: wait_by_id
 SELECT * FROM wait WHERE id = ?
 
@@ -86,7 +92,7 @@ SELECT id, payload FROM event WHERE run = ? AND name = ? AND taken_by IS NULL OR
 UPDATE event SET taken_by = ? WHERE id = ?
 
 -- name: first_waiting_for_event
-SELECT id FROM wait WHERE run = ? AND name = ? AND kind = 'event' AND decided IS NULL ORDER BY opened, id LIMIT 1
+SELECT id FROM wait WHERE run = ? AND name = ? AND kind = 'event' AND decided IS NULL AND consumed IS NULL ORDER BY opened, id LIMIT 1
 
 -- name: cached
 SELECT key, value, created, expires, run, run_id, task, name, parts, private FROM cache WHERE key = ?

@@ -14,7 +14,7 @@ from agentflow.journal.sqlite.base import SQL, SqliteBase, check_epoch
 from agentflow.model.waits import Decision, Verdict, Wait, WaitKind
 
 _OPEN = (
-    "decided IS NULL AND (SELECT state FROM run WHERE number = wait.run) "
+    "decided IS NULL AND consumed IS NULL AND (SELECT state FROM run WHERE number = wait.run) "
     "NOT IN ('COMPLETED', 'FAILED', 'CANCELLED', 'CRASHED')"
 )
 
@@ -27,7 +27,8 @@ class SqliteWaits(SqliteBase):
             check_epoch(db, wait.run, epoch)
             existing = db.execute(SQL["wait_by_id"], (wait.id,)).get
             if existing is not None:
-                return wait_from(existing)
+                db.execute(SQL["reopen_wait"], (wait.id,))
+                return wait_from(db.execute(SQL["wait_by_id"], (wait.id,)).get)
             db.execute(SQL["open_wait"], wait_values(wait))
             if wait.kind is WaitKind.EVENT:
                 event = db.execute(SQL["first_untaken_event"], (wait.run, wait.name)).get
@@ -58,6 +59,14 @@ class SqliteWaits(SqliteBase):
         decided = self._commit(work, durable=True)
         self._notify()
         return decided
+
+    def withdraw_wait(self, epoch: int, wait: Wait) -> None:
+        def work(db: apsw.Connection) -> None:
+            check_epoch(db, wait.run, epoch)
+            db.execute(SQL["withdraw_wait"], (self._clock(), wait.id))
+
+        self._commit(work)
+        self._notify()
 
     def get_wait(self, wait_id: str) -> Wait | None:
         row = self._one(SQL["wait_by_id"], (wait_id,))

@@ -77,10 +77,12 @@ def _page(request: Request, wait: Wait, entry: Entry, *, status: int = 200) -> R
 
 
 def _state(wait: Wait, run: Run | None) -> str:
-    """open, decided, expired, or ended (with its run)."""
+    """open, decided, expired, withdrawn, or ended (with its run)."""
     if wait.decision is not None:
         return "expired" if wait.decision.verdict is Verdict.ELAPSED else "decided"
-    return "ended" if run is None or run.state.is_final else "open"
+    if run is None or run.state.is_final:
+        return "ended"
+    return "open" if wait.is_open else "withdrawn"
 
 
 def _changes(wait: Wait) -> list[dict[str, Any]]:
