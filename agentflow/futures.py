@@ -105,7 +105,7 @@ class First(Coroutine[Any, Any, Winner]):
                     f"first() in a sync flow takes futures and waits, not {runner!r}; use task.submit(...)"
                 )
                 raise UsageError(message)
-        position = self._choice.foreseen()
+        position: int | None = self._choice.foreseen()
         if position is None:
             position = futures.index(next(ends_of(futures)))
         futures[position].wait()
@@ -120,7 +120,7 @@ class First(Coroutine[Any, Any, Winner]):
     async def _run(self) -> Winner:
         made: list[asyncio.Future[Any]] = []
         racing: list[asyncio.Future[Any]] = [_on_loop(runner, made) for runner in self._runners.values()]
-        position = self._choice.foreseen()
+        position: int | None = self._choice.foreseen()
         try:
             if position is None:
                 await asyncio.wait(racing, return_when=asyncio.FIRST_COMPLETED)
@@ -211,7 +211,7 @@ class as_completed(Iterator[TaskFuture[T]], AsyncIterator[TaskFuture[T]]):  # no
     """
 
     def __init__(self, futures: Iterable[TaskFuture[T]], timeout: float | None = None) -> None:
-        self._futures = list(futures)
+        self._futures: list[TaskFuture[T]] = list(futures)
         self._left: dict[int, None] = dict.fromkeys(range(len(self._futures)))
         self._positions: dict[int, list[int]] = {}
         self._timeout = timeout
@@ -223,7 +223,7 @@ class as_completed(Iterator[TaskFuture[T]], AsyncIterator[TaskFuture[T]]):  # no
         if not self._left:
             raise StopIteration
         choice = _Choice("as_completed", len(self._futures))
-        position = choice.foreseen()
+        position: int | None = choice.foreseen()
         if position is None:
             position = self._next_end()
         else:
@@ -251,7 +251,7 @@ class as_completed(Iterator[TaskFuture[T]], AsyncIterator[TaskFuture[T]]):  # no
         if not self._left:
             raise StopAsyncIteration
         choice = _Choice("as_completed", len(self._futures))
-        position = choice.foreseen()
+        position: int | None = choice.foreseen()
         if position is None:
             position = await self._next_end_async()
         else:

@@ -7,16 +7,17 @@ import collections
 import contextlib
 import json
 import random
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from agentflow import flow, task
+from agentflow import as_completed, first, flow, sleep, task
 from agentflow.engine.active import Options
 from agentflow.engine.flow_run import Outcome
 from agentflow.flows import Flow
 from agentflow.model.states import StateType
 from agentflow.model.steps import StepEvent
-from agentflow.model.waits import Channel, Decision, Verdict, WaitKind, binding
+from agentflow.model.waits import Channel, Decision, Verdict, Wait, WaitKind, binding
 from agentflow.settings import Settings
 from tests.engine.crashing import Crash, CrashingJournal
 
@@ -182,6 +183,14 @@ async def go(prog: Program, x: int) -> int:  # noqa: C901, PLR0912 - an interpre
             x = await _accumulate(op[2], x)
         elif name == "group":
             x = await _group(op[2], k, x)
+        elif name == "sleep":
+            await sleep(0.0005 * k)
+        elif name == "first":
+            won = await first(*[go(part, x) for part in op[2]], late=sleep(30))
+            x = (x + won.value) % 997
+        elif name == "done":
+            async for future in as_completed(pure.map([k, k + 1, k + 2], x)):
+                x = (x * 3 + await future) % 997
         elif name == "submit":
             futures = [pure.submit(k, x), pure.submit(k + 1, x), pure.submit(k, x)]
             x = sum([await future for future in futures]) % 997
@@ -263,6 +272,11 @@ def may_diverge(prog: Program) -> bool:
     return "'raw'" in text or ("'retried'" in text and not deterministic(prog))
 
 
+def is_short(wait: Wait) -> bool:
+    """Whether it is over in a moment."""
+    return wait.kind is WaitKind.TIMER and wait.due is not None and wait.due < time.time() + 1
+
+
 def answer_doubts(journal: CrashingJournal, outcome: Outcome, prog: Program) -> int:
     """A person looks at what really happened, and says so."""
     count = 0
@@ -274,6 +288,9 @@ def answer_doubts(journal: CrashingJournal, outcome: Outcome, prog: Program) -> 
         and (found := json.loads(row.detail or b"{}").get("arguments"))
     )
     for wait in journal.list_waits(number=1):
+        if wait.kind is WaitKind.TIMER:
+            count += is_short(wait)
+            continue
         if wait.kind is WaitKind.DIVERGENCE and may_diverge(prog):
             raise StoppedError
         if wait.kind is not WaitKind.IN_DOUBT:
@@ -352,6 +369,8 @@ def check_program(prog: Program, seed: int, most_points: int = 10) -> tuple[str,
     UNIVERSE.now = World(seed)
     journal = CrashingJournal()
     expected = live(program, {"prog": prog}, journal)
+    while expected.state is StateType.PAUSED and any(is_short(wait) for wait in expected.waiting_for):
+        expected = live(program, {}, journal, expected.run_id)
     if expected.state is StateType.PAUSED and may_diverge(prog):
         return "", 0, 0
     if expected.state is not StateType.COMPLETED:
@@ -371,4 +390,7 @@ def check_program(prog: Program, seed: int, most_points: int = 10) -> tuple[str,
 
 def deterministic(prog: Program) -> bool:
     """Whether the result does not depend on the order of completion or on chance."""
-    return not any(f"'{word}'" in repr(prog) for word in ("sample", "accum", "poll", "pollretry", "group"))
+    return not any(
+        f"'{word}'" in repr(prog)
+        for word in ("sample", "accum", "poll", "pollretry", "group", "first", "done")
+    )

@@ -23,9 +23,11 @@ LEAVES = [
     "effect",
     "calls",
     "submit",
+    "sleep",
+    "done",
 ]
 BODIES = ["nested", "retried", "sub", "loop"]
-FANS = ["gather", "accum", "group"]
+FANS = ["gather", "accum", "group", "first"]
 
 SHAPES: dict[str, Program] = {
     "steps, effects, caught failures": [("pure", 0), ("effect", 1), ("caught", 0), ("effect", 0)],
@@ -59,6 +61,16 @@ SHAPES: dict[str, Program] = {
     "retry over an effect two levels down": [("retried", 0, [("nested", 0, [("effect", 0)]), ("pure", 1)])],
     "retry over steps that contain effects": [("retried", 0, [("loop", 0, [("nested", 0, [("calls", 0)])])])],
     "calls gathered directly": [("calls", 0), ("calls", 0)],
+    "a race, then an effect on what came of it": [
+        ("first", 0, [[("pure", 0), ("sample", 0)], [("pure", 1)], [("sleep", 1), ("pure", 2)]]),
+        ("effect", 0),
+    ],
+    "a race of effects": [("first", 0, [[("effect", 0)], [("pure", 1), ("effect", 1)]]), ("pure", 0)],
+    "whichever is done, then an effect on the order": [("done", 0), ("effect", 0)],
+    "waits in branches": [
+        ("gather", 0, [[("sleep", 1), ("effect", 0)], [("pure", 1), ("sleep", 2), ("pure", 0)]]),
+        ("effect", 2),
+    ],
     "raw awaits between the steps": [
         (
             "gather",

@@ -219,6 +219,29 @@ def test_a_signature_starts_exactly_one_effect_with_exactly_its_arguments(journa
         journal.start_effect(run.number, run.epoch, row(run, 4, "intent"), wait_id=denied.id, digest="d")
 
 
+def test_a_withdrawn_question_cannot_be_answered_until_it_is_asked_again(journal: Journal) -> None:
+    """What nobody waits for is not listed, refuses answers and takes no event; asked again, it is open as before."""
+    run = journal.create_run(new_run())
+    asked = journal.open_wait(1, wait(run))
+    event = journal.open_wait(1, wait(run, "paid", WaitKind.EVENT))
+    for question in (asked, event):
+        journal.withdraw_wait(1, question)
+    assert journal.list_waits() == []
+    found = journal.get_wait(asked.id)
+    assert found is not None
+    assert not found.is_open
+    with pytest.raises(DecisionRefusedError, match="withdrawn"):
+        journal.decide(asked.id, approved(), now=6.0)
+    assert journal.send_event(run.id, "paid", b"1", 7.0) is None
+    with pytest.raises(Fenced):
+        journal.withdraw_wait(9, asked)
+    assert journal.open_wait(1, wait(run)).is_open
+    assert [question.id for question in journal.list_waits()] == [asked.id]
+    assert journal.decide(asked.id, approved(), now=8.0).decided == 8.0
+    journal.withdraw_wait(1, asked)
+    assert [answer.id for answer in journal.unread_answers(run.number)] == [asked.id]
+
+
 def test_events_reach_the_first_wait_before_or_after_it_opens(journal: Journal) -> None:
     """An event sent early is kept; one sent late goes to the oldest wait; each is taken once."""
     run = journal.create_run(new_run())
