@@ -160,8 +160,8 @@ class First(Coroutine[Any, Any, Winner]):
 
 def _submit(waiting: Waiting[Any], frame: Frame) -> Work:
     """A wait of a sync flow, on the background loop."""
-    run = frame.run
-    work = Work("wait", run, waiting.handed_over, copy_context(), loop=loop_for(run))
+    run, call = frame.run, waiting.handed_over()
+    work = Work("wait", run, lambda: call, copy_context(), loop=loop_for(run))
     launch_on_loop(work)
     return work
 
