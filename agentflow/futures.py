@@ -113,6 +113,7 @@ class First(Coroutine[Any, Any, Winner]):
             work.future.seen = True
             if other != position:
                 work.cancel()
+                work.future.wait()
         self._choice.record(position)
         return Winner(self._names[position], futures[position].result())
 
@@ -128,8 +129,7 @@ class First(Coroutine[Any, Any, Winner]):
             else:
                 await asyncio.wait([racing[position]])
         finally:
-            for runner in made:
-                runner.cancel()  # does nothing to one that has ended
+            await _cancelled(made)
         await self._choice.record_async(position)
         runner = list(self._runners.values())[position]
         return Winner(
@@ -179,6 +179,15 @@ def _on_loop(runner: Any, made: list[asyncio.Future[Any]]) -> asyncio.Future[Any
     return found
 
 
+async def _cancelled(runners: list[asyncio.Future[Any]]) -> None:
+    """Cancel what has not ended, and return when it has: nothing of a loser happens after the race."""
+    left = [runner for runner in runners if not runner.done()]
+    for runner in left:
+        runner.cancel()
+    if left:
+        await asyncio.wait(left)
+
+
 def _retrieve(over: asyncio.Future[Any]) -> None:
     """Look at the exception of a runner, so that asyncio does not complain that nobody did."""
     if not over.cancelled():
@@ -189,7 +198,8 @@ def first(*runners: Awaitable[Any] | Waiting[Any], **named: Awaitable[Any] | Wai
     """Wait for what ends first: futures, waits, coroutines, by position or by name.
 
     Gives a `Winner`: ``which`` (its position or name) and its value; raises its exception if it failed. Which one it
-    was is recorded. Coroutines and waits that lost are cancelled, and nobody is asked any more; submitted tasks go on.
+    was is recorded. Coroutines and waits that lost are cancelled, and nobody is asked any more (a side effect under way
+    ends first); submitted tasks go on.
 
     Example: ``won = await first(answer=request_input("Go?", bool), late=sleep(3600))``
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from agentflow.engine.futures import TaskFuture
     from agentflow.engine.places import TaskRunner, Workplace
     from agentflow.engine.step import Call
-    from agentflow.engine.submission import Threads
+    from agentflow.engine.submission import Threads, Work
     from agentflow.engine.waiting import Pending
 
 
@@ -109,6 +109,8 @@ class ActiveRun:
         self.unstarted: dict[Call, Any] = {}
         #: Submitted tasks that have not ended or that failed, in their order.
         self.futures: dict[TaskFuture[Any], None] = {}
+        #: Submitted works that are about to begin.
+        self.launching: set[Work] = set()
         #: Asyncio tasks of the run, and those that stand for another one.
         self.tasks: set[asyncio.Task[Any]] = set()
         self.aliases: WeakKeyDictionary[asyncio.Task[Any], Any] = WeakKeyDictionary()
@@ -233,7 +235,7 @@ class ActiveRun:
     # -- quiet
     def is_quiet(self) -> bool:
         """Whether nothing moves but durable waits: only then may the run leave memory."""
-        if not self.pendings or self.busy_blocks or self.hops or self.group.busy:
+        if not self.pendings or self.busy_blocks or self.hops or self.launching or self.group.busy:
             return False
         if self.fence is not None and not isinstance(self.fence, Cancelling):
             return False

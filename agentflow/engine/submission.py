@@ -54,6 +54,7 @@ class Work:
     def call(self) -> Call:
         """The call: a branch of its own."""
         call = self.prepare()
+        self.run.launching.discard(self)
         call.own, call.lane = True, self.lane
         return call
 
@@ -114,6 +115,7 @@ class Lane:
             if work.is_dead():
                 self.take_back_unused()
             else:
+                work.run.launching.add(work)
                 self._launch(work)
 
     def take_back_unused(self) -> None:
@@ -136,7 +138,9 @@ class Threads(Lane):
         while work is not None:
             sit(Seat(self))
             if not work.is_dead():
+                work.run.launching.add(work)
                 _execute_here(work)
+            work.run.launching.discard(work)
             self.take_back_unused()
             work = self.next()
 
@@ -215,6 +219,7 @@ def _after(futures: Sequence[TaskFuture[Any]], then: Callable[[], None]) -> None
 
 def launch_on_loop(work: Work) -> None:
     """Begin an async work on its loop."""
+    work.run.launching.add(work)
     loop = work.loop
     if loop is None or loop is running_loop():
         _create(work)
@@ -245,6 +250,7 @@ _kept: set[asyncio.Task[None]] = set()
 
 def _over(work: Work, task: asyncio.Task[None]) -> None:
     _kept.discard(task)
+    work.run.launching.discard(work)
     work.run.tasks.discard(task)
     if not work.future.done() and not (task.cancelled() and work.is_dead()):
         work.future.fail(asyncio.CancelledError() if task.cancelled() else task.exception() or _lost(work))

@@ -99,23 +99,21 @@ async def wait_durably(run: ActiveRun, frame: Frame, wait: Wait, rt: Runtime, *,
             f"{wait.name!r}: a durable wait inside a side effect would leave its end unknown; wait before it"
         )
         raise AgentflowError(message)
-    opened = await rt.blocking(partial(run.journal.open_wait, run.epoch, wait))
-    if opened.decision is not None:
-        return opened
-    pending = Pending(run, opened, run.options.clock(), frame)
-    run.pendings[opened.id] = pending
-    waker_of(run.journal).poke()
     try:
+        opened = await rt.blocking(partial(run.journal.open_wait, run.epoch, wait))
+        if opened.decision is not None:
+            return opened
+        pending = Pending(run, opened, run.options.clock(), frame)
+        run.pendings[wait.id] = pending
+        waker_of(run.journal).poke()
         with _waiting(frame, inline=inline):
             await rt.park(pending)
     except asyncio.CancelledError:
-        if (
-            run.fence is None and not pending.is_over
-        ):  # the flow has lost interest: nobody shall be asked in vain
-            await rt.blocking(partial(run.journal.withdraw_wait, run.epoch, opened))
+        if run.fence is None:  # the flow has lost interest: nobody shall be asked in vain
+            await rt.blocking(partial(run.journal.withdraw_wait, run.epoch, wait))
         raise
     finally:
-        run.pendings.pop(opened.id, None)
+        run.pendings.pop(wait.id, None)
     run.check(frame)
     if run.guarded and pending.wait.decision is None:
         run.admit(frame)
