@@ -48,7 +48,10 @@ class RunFinishedError(UsageError):
     """The run has already ended, so it cannot be resumed, cancelled or decided about."""
 
     def __init__(self, run_id: str, state: str) -> None:
-        super().__init__(f"run {run_id} has already ended ({state}); start a new run instead")
+        super().__init__(
+            f"run {run_id} has already ended ({state}); start a new run instead, or have it go on: agentflow runs "
+            f"{'fork' if state == 'COMPLETED' else 'retry'} {run_id}"
+        )
         self.run_id, self.state = run_id, state
 
     def __reduce__(self) -> tuple[type[RunFinishedError], tuple[str, str]]:

@@ -22,6 +22,7 @@ from agentflow.engine.flow_run import Body, Outcome, run_blocking, run_on_loop
 from agentflow.engine.logs import record_prints
 from agentflow.engine.places import TaskRunner
 from agentflow.engine.policy import StepPolicy, retry_delays
+from agentflow.engine.reopening import reopen
 from agentflow.engine.runtime import LOOP
 from agentflow.engine.step import Call, execute, execute_now
 from agentflow.engine.tags import TAGS, check_tags
@@ -37,7 +38,7 @@ from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Journal
 from agentflow.model.ids import new_id
 from agentflow.model.names import readable_name
-from agentflow.model.runs import NewRun, Origin
+from agentflow.model.runs import NewRun, Origin, Run
 from agentflow.model.steps import StepKind
 from agentflow.naming import RunName, name_maker
 from agentflow.payloads.codec import Codec
@@ -261,6 +262,56 @@ class Flow(Generic[P, R_co]):
         active, arguments = self.claim(run_id, journal=journal, options=options, take_over=take_over)
         return await run_on_loop(active, self._body(arguments))
 
+    def retry(
+        self,
+        run_id: str,
+        *,
+        journal: Journal | None = None,
+        options: Options | None = None,
+        origin: Origin | None = None,
+    ) -> Outcome:
+        """Have an ended run of this flow go on, in this thread: what failed runs again, the rest is reused.
+
+        A run that failed gets another attempt: the steps through which it failed run again, and the pure ones after
+        them in their branches; all pure ones, where the flow's own code failed. A cancelled or crashed run goes on
+        where it was cut off. Side effects that happened stay; one in doubt is asked about.
+
+        `origin`: who asks for it, if not whoever asked for the run. Raises `RunNotFoundError`, and `UsageError` where
+        the run has not ended, or has completed.
+        """
+        journal = journal or open_journal((options or default_options()).settings)
+        self.reopen(run_id, journal, origin=origin)
+        active, arguments = self.claim(run_id, journal=journal, options=options, origin=origin)
+        return run_blocking(active, self._body(arguments))
+
+    async def retry_async(
+        self,
+        run_id: str,
+        *,
+        journal: Journal | None = None,
+        options: Options | None = None,
+        origin: Origin | None = None,
+    ) -> Outcome:
+        """Like `retry`, for an async flow on the running loop."""
+        journal = journal or open_journal((options or default_options()).settings)
+        self.reopen(run_id, journal, origin=origin)
+        active, arguments = self.claim(run_id, journal=journal, options=options, origin=origin)
+        return await run_on_loop(active, self._body(arguments))
+
+    def reopen(self, run_id: str, journal: Journal, *, origin: Origin | None = None) -> Run:
+        """Make an ended run of this flow PENDING, for whoever claims it. Raises as `retry` does."""
+        return reopen(journal, self._own_run(run_id, journal), origin=origin)
+
+    def _own_run(self, run_id: str, journal: Journal) -> Run:
+        """The run, which must be one of this flow."""
+        known = journal.get_run(run_id)
+        if known is None:
+            raise RunNotFoundError(run_id)
+        if known.flow != self.name:
+            message = f"run {run_id} is one of {known.flow}, not of {self.name}"
+            raise ParameterError(message)
+        return known
+
     def claim(
         self,
         run_id: str,
@@ -268,23 +319,24 @@ class Flow(Generic[P, R_co]):
         journal: Journal | None = None,
         options: Options | None = None,
         take_over: bool = False,
+        origin: Origin | None = None,
     ) -> tuple[ActiveRun, dict[str, Any]]:
-        """Own a run of this flow, with its records loaded; returns it and its arguments."""
+        """Own a run of this flow, with its records loaded; returns it and its arguments.
+
+        `origin`: who asks for this life of it.
+        """
         options = options or default_options()
         journal = journal or open_journal(options.settings)
-        known = journal.get_run(run_id)
-        if known is None:
-            raise RunNotFoundError(run_id)
+        known = self._own_run(run_id, journal)
         if known.state.is_final:
             raise RunFinishedError(run_id, known.state.value)
-        if known.flow != self.name:
-            message = f"run {run_id} is one of {known.flow}, not of {self.name}"
-            raise ParameterError(message)
-        run = journal.claim_run(run_id, take_over=take_over)
+        code = fingerprint(self.fn)
+        run = journal.claim_run(run_id, take_over=take_over, fingerprint=code, origin=origin)
         try:
             codec = Codec(journal.key, allow_pickle=options.settings.allow_pickle)
             arguments: dict[str, Any] = codec.decode(run.parameters)
-            changed = run.fingerprint != fingerprint(self.fn)
+            lives = journal.lives(run.number)
+            changed = not {code, ""}.issuperset({run.fingerprint, *(life.fingerprint for life in lives)})
             with _no_collection():
                 active = ActiveRun(journal, run, options, rows=journal.steps(run.number), changed=changed)
         except BaseException:

@@ -16,7 +16,7 @@ from agentflow.engine.flow_run import Outcome, run_blocking
 from agentflow.errors import RunNotFoundError
 from agentflow.flows import Flow, default_options
 from agentflow.journal.protocol import Journal
-from agentflow.model.runs import Run
+from agentflow.model.runs import Origin, Run
 from agentflow.model.states import StateType
 from agentflow.model.steps import ENDS
 from agentflow.model.waits import Wait, WaitKind
@@ -99,7 +99,8 @@ def _lives(
     """One life after the other, while questions are answered here; returns the last, and the steps the first reused."""
     reused: int | None = None
     while True:
-        outcome, found = _life(journal, flow, run_id, take_over=take_over)
+        asked = persons.origin() if ask else None  # else it is recovered, and nobody asked for it
+        outcome, found = _life(journal, flow, run_id, take_over=take_over, origin=asked)
         take_over = False  # it is ours from now on
         reused = found if reused is None else reused
         if outcome.state.is_final:
@@ -133,10 +134,12 @@ def count_steps(journal: Journal, run: Run) -> int:
     return sum(step["event"] in ENDS for step in tree.steps)
 
 
-def _life(journal: Journal, flow: Flow[..., Any], run_id: str, *, take_over: bool) -> tuple[Outcome, int]:
+def _life(
+    journal: Journal, flow: Flow[..., Any], run_id: str, *, take_over: bool, origin: Origin | None
+) -> tuple[Outcome, int]:
     """One life; returns how it ended, and how many recorded steps it did not have to execute."""
     active, arguments = flow.claim(
-        run_id, journal=journal, options=default_options(suspend_after=0), take_over=take_over
+        run_id, journal=journal, options=default_options(suspend_after=0), take_over=take_over, origin=origin
     )
     with watching(RunProgress(journal, active.run, active)) as progress:
         outcome = run_blocking(active, flow.body(arguments))

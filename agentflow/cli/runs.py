@@ -32,6 +32,7 @@ from agentflow.cli.output import (
 from agentflow.cli.progress import RunProgress, watching
 from agentflow.cli.run import Flag
 from agentflow.errors import RunFinishedError, UsageError
+from agentflow.flows import Flow
 from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Journal, RunFilter
 from agentflow.loading import load_flow
@@ -43,8 +44,9 @@ from agentflow.views import in_doubt, run_view, stamp, steps_of, waiting_view
 
 app = App(
     name="runs",
-    help="Inspect runs, resume and cancel them. A run is named by its id or an end of it (4 or more).",
+    help="Inspect runs; resume, retry, fork and cancel them. A run is named by its id or an end of it (4 or more).",
 )
+app.command("agentflow.cli.reruns:retry", name="retry")
 
 _LOOK_SECONDS = 0.2
 _CHILDREN = 50
@@ -256,22 +258,26 @@ def resume(run: str, /, *, take_over: Flag = False, json: Flag = False) -> int:
 def resume_run(journal: Journal, found: Run, *, take_over: bool = False, web: str = "") -> Report:
     """Load the recorded entry point in the recorded folder, and go on."""
     if found.state.is_final:
-        message = f"run {found.id} has already ended ({found.state}); start a new run instead"
-        raise UsageError(message)
+        raise RunFinishedError(found.id, found.state.value)
+    flow = load_recorded(found, "resume")
+    who = persons.origin()
+    if who is not Origin.PERSON and who not in found.origins:
+        journal.add_origin(found.id, who)
+    return execute(journal, flow, found.id, take_over=take_over, web=web)
+
+
+def load_recorded(found: Run, verb: str) -> Flow[..., Any]:
+    """The flow of a run: its recorded entry point, loaded in its recorded folder. `verb`: what is wanted of it."""
     if not found.entrypoint:
         message = (
-            f"run {found.id} was started by code without a file; resume it there with {found.flow}.resume()"
+            f"run {found.id} was started by code without a file; {verb} it there with {found.flow}.{verb}()"
         )
         raise UsageError(message)
     persons.mark_worker()
     if found.cwd and Path(found.cwd).is_dir():
         with contextlib.suppress(OSError):
             os.chdir(found.cwd)
-    flow = load_flow(found.entrypoint)
-    who = persons.origin()
-    if who is not Origin.PERSON and who not in found.origins:
-        journal.add_origin(found.id, who)
-    return execute(journal, flow, found.id, take_over=take_over, web=web)
+    return load_flow(found.entrypoint)
 
 
 @app.command

@@ -7,7 +7,7 @@ import itertools
 import random
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from agentflow.errors import Cancelling, Revoked, RollingBack, Suspended, Unwind
 from agentflow.journal.protocol import Journal
 from agentflow.model.runs import Origin, Run
 from agentflow.model.states import StateType
-from agentflow.model.steps import SEQUENCE_BITS, StepRow
+from agentflow.model.steps import SEQUENCE_BITS, StepRow, sequence_of
 from agentflow.model.waits import Wait
 from agentflow.payloads.codec import Codec
 from agentflow.payloads.digests import Hasher
@@ -61,6 +61,8 @@ class Tally:
     cached: int = 0
     #: Names of steps whose records were taken over from another branch, under changed code.
     adopted: list[str] = field(default_factory=list[str])
+    #: Records (their sequences) found elsewhere than they were recorded: by an earlier "name", in another "branch".
+    moved: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
 
 
 class ActiveRun:
@@ -74,6 +76,8 @@ class ActiveRun:
     busy_blocks: int = 0
     #: Journal calls on their way in other threads.
     hops: int = 0
+    #: The steps through which the flow failed, by their sequences.
+    culprits: Sequence[int] = ()
 
     def __init__(
         self, journal: Journal, run: Run, options: Options, *, rows: list[StepRow], changed: bool = False
@@ -92,6 +96,8 @@ class ActiveRun:
         self._base = run.number << SEQUENCE_BITS
         last = self.records.last if self.records else self._base
         self._ids = itertools.count(last + 1)
+        #: The sequence of the first row of this life.
+        self.first = sequence_of(last) + 1
         self._fence: Unwinding | None = None
         self._revoked = False
         #: `check` may have something to say; looked at first on the hot path.
@@ -286,30 +292,3 @@ def is_compensating(frame: Frame) -> bool:
 
 def _is_waiting(frame: Frame) -> bool:
     return frame.blocked > 0 if frame.task is None else frame.waits > 0
-
-
-def record_failure(error: BaseException, sequence: int, scope: bytes) -> None:
-    """Remember on an exception which step it came from, so that a retry re-executes the right ones."""
-    try:
-        error.__agentflow_step__ = (sequence, scope)  # pyright: ignore[reportAttributeAccessIssue]
-    except (AttributeError, TypeError):  # an exception with slots; then the whole scope is retried
-        return
-
-
-def culprits(error: BaseException, scope: bytes) -> list[int]:
-    """The steps of `scope` (their sequences) whose exceptions are in `error`'s tree: groups, causes, contexts."""
-    found: set[int] = set()
-    seen: set[int] = set()
-    queue: list[BaseException | None] = [error]
-    while queue:
-        item = queue.pop()
-        if item is None or id(item) in seen:
-            continue
-        seen.add(id(item))
-        mark: tuple[int, bytes] | None = getattr(item, "__agentflow_step__", None)
-        if mark is not None and mark[1] == scope:
-            found.add(mark[0])
-        if isinstance(item, BaseExceptionGroup):
-            queue.extend(item.exceptions)  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
-        queue += [item.__cause__, item.__context__]
-    return sorted(found)

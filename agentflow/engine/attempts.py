@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from agentflow.engine.active import culprits, record_failure
 from agentflow.engine.caching import NoKey, cache_key, closure_of
 from agentflow.engine.context import Frame
+from agentflow.engine.handing_on import failure_detail, guilty_below, hand_on, record_failure
 from agentflow.engine.logs import run_log
-from agentflow.engine.records import Place, Record, Records, Scope, attempt_scope
+from agentflow.engine.records import Place, Record, Records, attempt_scope
 from agentflow.engine.runtime import DURABLY, Extras, Overdue
 from agentflow.engine.step import (
     LARGE,
@@ -33,12 +33,10 @@ from agentflow.errors import (
     Unwinding,
 )
 from agentflow.journal.protocol import CacheRow
-from agentflow.model.steps import StepKind, StepRow
+from agentflow.model.steps import StepKind
 from agentflow.payloads.failures import encode_failure
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from agentflow.engine.active import ActiveRun
     from agentflow.engine.runtime import Runtime
 
@@ -189,7 +187,7 @@ async def _next_attempt(
     retry_after = getattr(error, "retry_after", None)
     if isinstance(retry_after, (int, float)):
         delay = max(delay, float(retry_after))
-    guilty = culprits(error, child.scope) if child.started else []  # something is recorded below it
+    guilty = guilty_below(child, error)
     data, _ = encode_failure(run.codec, error)
     detail = {"due": run.options.clock() + delay, "culprits": guilty}
     await rt.settled(run)
@@ -197,13 +195,8 @@ async def _next_attempt(
     rows = [*start_rows(call.frame), end_row(call, child, "attempt", data, detail, attempt=attempt)]
     await rt.commit(run, rows)
     if guilty:
-        hand_on(
-            call.run,
-            child.scope,
-            attempt_scope(run.identify, _identity(call, child), attempt + 1),
-            guilty,
-            first,
-        )
+        identity = run.identify(call.frame.scope, child.place)
+        hand_on_now(run, child, attempt_scope(run.identify, identity, attempt + 1), guilty, first)
     run_log(
         run,
         f"{policy.name} failed ({error!r}); attempt {attempt + 2} follows in {delay:g} s",
@@ -212,37 +205,13 @@ async def _next_attempt(
     await rt.pause(run, delay)
 
 
-def _identity(call: Call, child: Frame) -> bytes:
-    return call.run.identify(call.frame.scope, child.place)
-
-
-def hand_on(run: ActiveRun, before: bytes, after: bytes, guilty: list[int], first: int) -> None:
-    """Give the next attempt the pure steps of the failed one that come before the guilty ones."""
-    scope = Scope()
-    if run.records is not None and (old := run.records.scopes.get(before)) is not None:
-        scope.index.update(old.index)
-        scope.repeats |= old.repeats
-    for row in run.journal.steps(run.number, first):
-        if row.scope == before and not row.effect:  # effects have been noted when they were committed
-            scope.add(row)
+def hand_on_now(run: ActiveRun, frame: Frame, after: bytes, guilty: list[int], first: int) -> None:
+    """Give the attempt of scope `after` what stays good of the one that has just failed in `frame`."""
     if run.records is None:
         run.records = Records([], run.identify)
-    kept = scope.carry(frozenset(guilty))
-    run.records.scopes[after] = kept
-    _reopen(run, kept, run.journal.steps(run.number, first))
-
-
-def _reopen(run: ActiveRun, kept: Scope, rows: Sequence[StepRow]) -> None:
-    """Let the next attempt find what was handed on, and what is in the transactions among it: their code runs again."""
-    for record in kept.index.values():
-        record.claimed = 0
-        if record.is_transaction and run.records is not None:
-            inside = run.identify(record.scope, record.place)
-            scope = run.records.scopes.setdefault(inside, Scope())
-            for row in rows:
-                if row.scope == inside and not row.effect and row.id > run.records.last:
-                    scope.add(row)
-            _reopen(run, scope, rows)
+    run.records.standing = run.transactions.standing
+    run.records.take(run.journal.steps(run.number, first), frame.scope, frame.stable)
+    hand_on(run.records, frame.scope, after, frozenset(guilty))
 
 
 async def _complete(
@@ -287,7 +256,8 @@ async def _fail(call: Call, child: Frame, error: BaseException, attempt: int, rt
     if not call.policy.persist_result:
         return error
     data, shown = encode_failure(run.codec, error)
-    rows = [*start_rows(call.frame), row := end_row(call, child, "failed", data, attempt=attempt)]
+    detail = failure_detail(child, error)
+    rows = [*start_rows(call.frame), row := end_row(call, child, "failed", data, detail, attempt=attempt)]
     await rt.commit(run, rows)
-    record_failure(shown, row.id & 0xFFFFFFFF, row.scope)
+    record_failure(shown, row.id, row.scope)
     return shown

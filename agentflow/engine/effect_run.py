@@ -7,7 +7,6 @@ from concurrent.futures import Future
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
-from agentflow.engine.active import record_failure
 from agentflow.engine.attempts import annotate, wants_retry
 from agentflow.engine.context import CURRENT, Frame
 from agentflow.engine.effects import (
@@ -21,6 +20,7 @@ from agentflow.engine.effects import (
     shown_arguments,
     tell_edit,
 )
+from agentflow.engine.handing_on import record_failure
 from agentflow.engine.records import Place, Record, Records, Scope
 from agentflow.engine.runtime import DURABLY, Extras, Interrupted, Overdue
 from agentflow.engine.step import Call, body_frame, end_row, find, note_unwinding, recall, start_rows
@@ -62,14 +62,14 @@ async def _execute(call: Call, place: Place, rt: Runtime) -> Any:
     run, frame = call.run, call.frame
     record = find(call, place)
     place = record.place if record is not None else place
-    earlier = record is not None and record.end and record.details().get("around") != frame.scope.hex()
-    if record is not None and record.end and not (earlier and record.event in ("not_done", "unknown")):
+    if record is not None and record.end and not _goes_on(call, record):
         await keep_order(call, place, record, rt)
         call.last = record.row
         await rt.deliver(run, record)
         run.check(frame)
         tell_edit(call, record.details())
-        return recall(call.run, record)
+        return recall(call.run, record, frame.scope)
+    call.refusals = 0 if record is None else record.refusals
     annotate(call, record)
     await rt.settled(run)
     run.check(frame)
@@ -81,16 +81,27 @@ async def _execute(call: Call, place: Place, rt: Runtime) -> Any:
         if isinstance(permission, Told):
             return await _happened(call, place, permission, rt)
     except (ApprovalDenied, DivergenceError, InDoubtError) as refusal:
-        raise await _refuse(call, place, refusal, rt) from None
+        raise await _refuse(call, place, refusal, rt, record) from None
     attempt = record.attempts if record is not None else 0
     return await _run_effect(call, place, permission, attempt, rt)
+
+
+def _goes_on(call: Call, record: Record) -> bool:
+    """Whether a recorded end is to be left behind, because an attempt around the effect follows the one that saw it.
+
+    What was refused is asked for again only where it is a reason why somebody has the run, which had ended, go on.
+    """
+    run, details = call.run, record.details()
+    if details.get("around") == call.frame.scope.hex():
+        return False
+    asked_again = run.records is not None and record.seq in run.records.again and "refused" in details
+    return record.event in ("not_done", "unknown") or asked_again
 
 
 async def _permission(call: Call, place: Place, record: Record | None, rt: Runtime) -> Permission | Told:
     """How the effect may start, or a person's word that it has happened already."""
     policy = call.policy
-    started = record is not None and record.event in ("intent", "unknown")
-    if record is not None and started and not policy.idempotent:
+    if record is not None and is_in_doubt(record) and not policy.idempotent:
         verdict = await resolve_doubt(call, place, record, rt)
         if isinstance(verdict, Told):
             return verdict
@@ -104,6 +115,11 @@ async def _permission(call: Call, place: Place, record: Record | None, rt: Runti
             permission.edited = True
         return permission
     return await permit(call, place, record, rt)
+
+
+def is_in_doubt(record: Record) -> bool:
+    """Whether an effect has started and nobody knows whether it happened."""
+    return record.event in ("intent", "unknown") or bool(record.details().get("doubt"))
 
 
 async def _happened(call: Call, place: Place, told: Told, rt: Runtime) -> Any:
@@ -121,16 +137,21 @@ async def _happened(call: Call, place: Place, told: Told, rt: Runtime) -> Any:
     return value
 
 
-async def _refuse(call: Call, place: Place, refusal: AgentflowError, rt: Runtime) -> BaseException:
+async def _refuse(
+    call: Call, place: Place, refusal: AgentflowError, rt: Runtime, record: Record | None = None
+) -> BaseException:
     run = call.run
     child = body_frame(call, place, None)
     data, shown = encode_failure(run.codec, refusal)
+    details = {"around": call.frame.scope.hex(), "refused": type(refusal).__name__}
+    if record is not None and is_in_doubt(record):  # it stays so, whoever has the run go on
+        details = record.details() | details | {"doubt": True}
     rows = [
         *start_rows(call.frame),
-        row := end_row(call, child, "failed", data, {"around": call.frame.scope.hex()}),
+        row := end_row(call, child, "failed", data, details),
     ]
     await rt.commit(run, rows, Extras(durable=True, consumed=call.answered))
-    record_failure(shown, row.id & 0xFFFFFFFF, row.scope)
+    record_failure(shown, row.id, call.frame.scope)
     _note(call, row)
     return shown
 
@@ -276,5 +297,5 @@ async def _effect_failed(
     row = end_row(call, child, event, data, details, attempt=attempt)
     _note(call, row)
     await rt.commit(run, [row], DURABLY)
-    record_failure(shown, row.id & 0xFFFFFFFF, row.scope)
+    record_failure(shown, row.id, call.frame.scope)
     return shown, False

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _HOLD_LOOKS = 20
 #: Ids of the questions about one effect: more intents than one effect ever has.
 _MOST_INTENTS = 1 << 32
+#: More questions than are asked before an answer refuses it.
+_MOST_ASKED = 1 << 64
 _HOLD_NAP = 0.005
 
 
@@ -218,7 +220,7 @@ async def ask(
     now = run.options.clock()
     proposed = shown_arguments(call)
     wait = Wait(
-        id=wait_id(run, kind, frame.stable, place, count),
+        id=wait_id(run, kind, frame.stable, place, count + call.refusals * _MOST_ASKED),
         run=run.number,
         run_id=run.run.id,
         flow=run.run.flow,

@@ -12,10 +12,12 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from agentflow.engine import branches
-from agentflow.engine.active import ActiveRun, Tally, culprits
-from agentflow.engine.attempts import hand_on
+from agentflow.engine.account import account_of
+from agentflow.engine.active import ActiveRun, Tally
+from agentflow.engine.attempts import hand_on_now
 from agentflow.engine.context import CURRENT, Frame
 from agentflow.engine.futures import resolved, unlooked
+from agentflow.engine.handing_on import culprits
 from agentflow.engine.logs import flush_logs, run_log
 from agentflow.engine.places import close_places
 from agentflow.engine.records import ROOT, attempt_scope
@@ -154,6 +156,7 @@ async def _attempts(active: ActiveRun, body: Body, rt: Inline | Loop) -> Any:
     policy = body.policy
     root = active.records.root if active.records is not None else None
     attempt = root.attempts if root is not None else 0
+    last = root.details().get("since", 0) + policy.retries if root is not None else policy.retries
     if root is not None and attempt:  # what is left of the delay before this attempt
         await rt.pause(active, max(0.0, root.details().get("due", 0.0) - active.clock()))
     while True:
@@ -171,9 +174,10 @@ async def _attempts(active: ActiveRun, body: Body, rt: Inline | Loop) -> Any:
         except Exception as error:
             if active.fence is not None:  # a revoked frame is no reason: it may be what the error says
                 active.check(frame)
-            if attempt >= policy.retries:
+            if attempt >= last:
+                active.culprits = culprits(error, active.number, frame.scope)
                 raise
-            await _retry(active, frame, error, attempt, first, rt)
+            await _retry(active, frame, error, attempt, first, last - policy.retries, rt)
             attempt += 1
         finally:
             _forgotten(active)
@@ -221,11 +225,12 @@ def _forgotten(active: ActiveRun) -> list[str]:
 
 
 async def _retry(
-    active: ActiveRun, frame: Frame, error: Exception, attempt: int, first: int, rt: Inline | Loop
+    active: ActiveRun, frame: Frame, error: Exception, attempt: int, first: int, since: int, rt: Inline | Loop
 ) -> None:
+    """Record a failed attempt; `since`: the attempt with which the run, that had ended, began to go on."""
     policy = frame.policy
-    delay = policy.delay_before(attempt + 1, active.options.random())
-    guilty = culprits(error, frame.scope)
+    delay = policy.delay_before(attempt - since + 1, active.options.random())
+    guilty = culprits(error, active.number, frame.scope)
     data, _ = encode_failure(active.codec, error)
     call = Call(
         Frame(active, None, policy, frame.place, attempt),
@@ -242,13 +247,13 @@ async def _retry(
         frame,
         "attempt",
         data,
-        {"due": active.options.clock() + delay, "culprits": guilty},
+        {"due": active.options.clock() + delay, "culprits": guilty, "since": since},
         attempt=attempt,
         scope=ROOT,
     )
     await rt.commit(active, [row])
     if guilty:
-        hand_on(active, frame.scope, attempt_scope(active.identify, ROOT, attempt + 1), guilty, first)
+        hand_on_now(active, frame, attempt_scope(active.identify, ROOT, attempt + 1), guilty, first)
     for future in active.futures:
         future.seen = True  # they belong to the attempt that has failed; the run still ends after them
     run_log(active, f"{policy.name} failed ({error!r}); attempt {attempt + 2} follows in {delay:g} s")
@@ -309,6 +314,7 @@ async def _finished(
             result=data,
             error=failure,
             release=True,
+            account=account_of(active),
         )
     )
     return Outcome(active.run.id, state, value, error, active.tally, unclaimed=_unclaimed(active))
@@ -319,7 +325,14 @@ async def _suspended(active: ActiveRun, rt: Inline | Loop) -> Outcome:
 
     def leave() -> Run | None:
         message = waiting_message(waits)
-        active.journal.set_state(active.number, active.epoch, StateType.PAUSED, message=message, release=True)
+        active.journal.set_state(
+            active.number,
+            active.epoch,
+            StateType.PAUSED,
+            message=message,
+            release=True,
+            account=account_of(active),
+        )
         return active.journal.get_run(active.run.id)
 
     left = await rt.blocking(leave)

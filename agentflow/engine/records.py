@@ -7,13 +7,15 @@ nothing of an earlier attempt, except what that attempt hands on to the next one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from operator import attrgetter
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import orjson
 
+from agentflow.engine.handing_on import hand_down
 from agentflow.model.steps import StepEvent, StepRow
 from agentflow.payloads.digests import Hasher
 
@@ -24,6 +26,7 @@ _ENDS = frozenset(event.value for event in StepEvent if event.is_end)
 _COMMON = ("completed", "task")
 _OPENS = ("started", "intent")
 _ROLLED_BACK = ("rolling_back", "rolled_back")
+_FAILURES = ("failed", "not_done", "unknown")
 ROOT = b""
 
 
@@ -34,8 +37,13 @@ class Record:
     DELIVERED: ClassVar = 2
     #: 0 nobody has asked for it yet, else ASKED or DELIVERED.
     claimed: int = 0
-    #: Failed attempts before the one that counts.
+    #: Failed attempts before the one that counts, and the rows that say so.
     attempts: int = 0
+    failures: Mapping[int, StepRow] = MappingProxyType({})
+    #: Where it, a side effect, failed (sequences): attempts around it saw one each.
+    failed_at: tuple[int, ...] = ()
+    #: How often it was refused, or failed by a person's word.
+    refusals: int = 0
     #: How often it, a side effect, was about to start.
     intents: int = 0
     #: Digests of the step for its own attempt and over all attempts; known where something may be recorded below it.
@@ -52,10 +60,8 @@ class Record:
         self.row: StepRow = row
         if row[9]:
             self.direct = self.effect = True
-        if row[1] == "attempt":
-            self.attempts = row.attempt + 1
-        elif row[1] == "intent":
-            self.intents = 1
+        if row[1] != "started":
+            self._note(row)
 
     @property
     def event(self) -> str:
@@ -86,13 +92,20 @@ class Record:
         """Take in another row of the same step."""
         if row.event == "started":
             return
-        if row.event == "attempt":
-            self.attempts = row.attempt + 1
-        elif row.event == "intent":
-            self.intents += 1
+        self._note(row)
         if row.detail is None and self.row.detail is not None:
             row = row._replace(detail=self.row.detail)
         self.row = row
+
+    def _note(self, row: StepRow) -> None:
+        if row.event == "attempt":
+            self.attempts = row.attempt + 1
+            self.failures = {**self.failures, row.attempt: row}
+        elif row.event == "intent":
+            self.intents += 1
+        elif row.effect and row.event in _FAILURES:
+            self.failed_at += (row.id & 0xFFFFFFFF,)
+            self.refusals += row.event == "failed"
 
     @property
     def scope(self) -> bytes:
@@ -159,23 +172,6 @@ class Scope:
         ]
         return found[0] if len(found) == 1 else None
 
-    def carry(self, culprits: frozenset[int]) -> Scope:
-        """What an attempt that failed through `culprits` (sequences) hands on: in each branch, what came before."""
-        kept = Scope()
-        cuts: dict[bytes, int] = {}
-        for record in self.index.values():
-            if record.seq in culprits:
-                branch = record.place[1]
-                cuts[branch] = min(cuts.get(branch, record.seq), record.seq)
-        if not cuts:
-            return kept
-        for place, record in self.index.items():
-            taken = not record.effect or record.is_transaction
-            if record.end and taken and record.seq < cuts.get(place[1], record.seq + 1):
-                kept.index[place] = record
-        kept.repeats = set(self.repeats)
-        return kept
-
 
 class Standing:
     """What stands for a transaction over all attempts of the steps around it.
@@ -210,12 +206,18 @@ class Records:
     """All records of a run."""
 
     def __init__(self, rows: Iterable[StepRow], identify: Identify) -> None:
-        self._identify = identify
+        self.identify = identify
         self.scopes: dict[bytes, Scope] = {}
         self._owners: dict[bytes, tuple[Record, int]] = {}
         self._stable_of: dict[bytes, bytes] = {}
         self._by_stable: dict[bytes, list[Record]] = {}
         self.last = 0
+        #: Steps whose attempts have been given what the ones before left to them.
+        self.handed_down: set[Record] = set()
+        #: Scopes that were given something before anything was recorded in them, and the scopes around them.
+        self.around: dict[bytes, bytes] = {}
+        #: Culprits (their sequences) because of which the run, which had ended, goes on.
+        self.again: set[int] = set()
         #: Recorded attempts of the flow itself.
         self.root: Record | None = None
         self.spoke = False
@@ -238,7 +240,7 @@ class Records:
                 continue
             record = scope.add(row)
             if (row[1] in _OPENS or row[2] == "transaction") and not record.identity:
-                record.identity = self._identify(here, place)
+                record.identity = self.identify(here, place)
                 openers.append(record)
             if row[2] == "model" and row[1] in ("completed", "cached"):
                 self.spoke = True
@@ -253,37 +255,62 @@ class Records:
             for attempt in range(1, self.root.attempts + 1):
                 self._own(self.root, attempt)
         for record in openers:  # in journal order, so that the step around one comes before it
-            record.stable = self._identify(self._stable_of.get(record.scope, record.scope), record.place)
-            if record.is_transaction:
-                record.stable = self.standing.enter(record.identity, record.stable)
-                if record.is_rolled_back:
-                    self.standing.rolled_back(record.identity)
-            self._by_stable.setdefault(record.stable, []).append(record)
-            self._owners.setdefault(record.stable, (record, record.attempts))
-            for attempt in range(record.attempts + 1):
-                self._own(record, attempt)
-        self._hand_on([*openers, *([self.root] if self.root else [])])
+            self._open(record)
+        for record in [*([self.root] if self.root else []), *openers]:
+            hand_down(self, record)
+
+    def _open(self, record: Record) -> None:
+        record.stable = self.identify(self.stable_of(record.scope), record.place)
+        if record.is_transaction:
+            record.stable = self.standing.enter(record.identity, record.stable)
+            if record.is_rolled_back:
+                self.standing.rolled_back(record.identity)
+        self._by_stable.setdefault(record.stable, []).append(record)
+        self._owners.setdefault(record.stable, (record, record.attempts))
+        for attempt in range(record.attempts + 1):
+            self._own(record, attempt)
+
+    def scope(self, identity: bytes) -> Scope:
+        """What is recorded of a scope."""
+        return self.scopes.get(identity) or self.scopes.setdefault(identity, Scope())
+
+    def scope_of(self, record: Record, attempt: int) -> bytes:
+        """The scope of an attempt of a recorded step."""
+        return attempt_scope(self.identify, record.identity, attempt)
+
+    def stable_of(self, scope: bytes) -> bytes:
+        """The scope of side effects over all attempts, of the scope of one."""
+        return self._stable_of.get(scope, scope)
 
     def _own(self, record: Record, attempt: int) -> None:
-        scope = attempt_scope(self._identify, record.identity, attempt)
+        scope = self.scope_of(record, attempt)
         self._owners[scope] = (record, attempt)
         self._stable_of[scope] = record.stable
 
-    def _hand_on(self, openers: list[Record]) -> None:
-        """Give each attempt what the one before left to it."""
-        for record in openers:
-            if not record.attempts:
+    def take(self, rows: Iterable[StepRow], before: bytes, stable: bytes) -> None:
+        """Take in what this life has recorded below a scope; side effects have been noted when they were committed."""
+        self._stable_of[before] = stable
+        known, has_effects = {before, stable}, False
+        for row in rows:
+            if row.scope not in known:
                 continue
-            culprits = frozenset(record.details().get("culprits", ()))
-            before = self.scopes.get(attempt_scope(self._identify, record.identity, record.attempts - 1))
-            if before is not None and culprits:
-                now = attempt_scope(self._identify, record.identity, record.attempts)
-                kept = before.carry(culprits)
-                scope = self.scopes.setdefault(now, Scope())
-                for place, old in kept.index.items():
-                    scope.index.setdefault(place, old)
-                    old.home = now
-                scope.repeats |= kept.repeats
+            if row.effect:
+                has_effects = True
+                continue
+            scope = self.scope(row.scope)
+            is_new = row[5:8] not in scope.index
+            record = scope.add(row)
+            if is_new:
+                record.claimed = Record.DELIVERED
+            if row.event == "started" and not record.identity:
+                record.identity = self.identify(row.scope, record.place)
+                self._open(record)
+            if record.identity:
+                known |= {self.scope_of(record, attempt) for attempt in range(record.attempts + 1)}
+                known.add(record.stable)
+                self._own(record, record.attempts)
+        if has_effects:
+            self._spread_effects()
 
     def _spread_effects(self) -> None:
         """A step whose recorded subtree contains an effect counts as one, in the branch that called it.
@@ -298,7 +325,7 @@ class Records:
                 continue
             seen.add(here)
             for record in self._by_stable.get(here, ()):
-                around = self._stable_of.get(record.scope, record.scope)
+                around = self.stable_of(record.scope)
                 parent = self.scopes.setdefault(around, Scope())
                 parent.effects.setdefault(record.place[1], {}).setdefault(record.row.effects, record.place)
                 record.effect = True
@@ -307,6 +334,10 @@ class Records:
     @cached_property
     def order(self) -> list[Record]:
         """Ended, reachable records in journal order: the order of delivery."""
+        return sorted(self.reachable(), key=attrgetter("seq"))
+
+    def reachable(self) -> list[Record]:
+        """Ended records that a replay can ask for."""
         live: dict[bytes, bool] = {ROOT: self.root is None or not self.root.attempts}
 
         def is_live(scope: bytes) -> bool:
@@ -314,6 +345,8 @@ class Records:
             if known is None:
                 owner = self._owners.get(scope)
                 known = owner is not None and owner[1] == owner[0].attempts and is_open(owner[0])
+                if owner is None and scope in self.around:
+                    known = is_live(self.around[scope])
                 live[scope] = known
             return known
 
@@ -334,7 +367,6 @@ class Records:
                 order += [record for record in scope.index.values() if record.end]
             else:
                 order += [record for record in scope.index.values() if is_wanted(identity, record)]
-        order.sort(key=attrgetter("seq"))
         return order
 
     @cached_property

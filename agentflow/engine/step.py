@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from agentflow.engine.active import ActiveRun, record_failure
+from agentflow.engine.active import ActiveRun
 from agentflow.engine.context import CURRENT, Frame
-from agentflow.engine.records import Place, Record
+from agentflow.engine.handing_on import failure_detail, record_failure
+from agentflow.engine.records import Place, Record, Scope
 from agentflow.engine.runtime import INLINE, Extras, drive
 from agentflow.engine.tags import TAGS, step_tags
 from agentflow.engine.transaction_values import noted
@@ -55,6 +56,8 @@ class Call:
     lane: Lane | None = None
     #: The row that holds its value, where that is a large one.
     stored: int = 0
+    #: How often it, a side effect, was refused before.
+    refusals: int = 0
     #: Waits whose answers the next row takes.
     answered: tuple[str, ...] = ()
     #: What its rows say beside what their events say: how people see it, its tags.
@@ -118,8 +121,8 @@ def _find(call: Call, place: Place) -> Record | None:
     if record is not None and not scope.repeats and not record.claimed:
         record.claimed = Record.ASKED
         return record
-    for alias in call.aliases if record is None else ():
-        record = record or scope.index.get((alias, *place[1:]))
+    if record is None and call.aliases:
+        record = _renamed(call, scope, place)
     if record is not None and not call.policy.side_effect and record.effects != call.effects:
         key, branch, _ = place
         if (
@@ -140,6 +143,7 @@ def _find(call: Call, place: Place) -> Record | None:
         record = scope.elsewhere(place)
         if record is not None:
             run.tally.adopted.append(record.name)
+            run.tally.moved.append((record.seq, "branch"))
     if record is not None and not record.claimed:
         record.claimed = Record.ASKED
     return record
@@ -157,8 +161,19 @@ def foreseen(call: Call, rt: Runtime) -> Any:
     return decoded(call.run, record.value)
 
 
-def recall(run: ActiveRun, record: Record) -> Any:
-    """The recorded outcome: its value, or its exception raised."""
+def _renamed(call: Call, scope: Scope, place: Place) -> Record | None:
+    """The record of the call under an earlier name of its task."""
+    for alias in call.aliases:
+        branch = call.own_branch((alias, *place[1:])) if call.own else place[1]
+        record = scope.index.get((alias, branch, place[2]))
+        if record is not None:
+            call.run.tally.moved.append((record.seq, "name"))
+            return record
+    return None
+
+
+def recall(run: ActiveRun, record: Record, scope: bytes) -> Any:
+    """The recorded outcome, for a caller in `scope`: its value, or its exception raised."""
     value = record.row.value
     run.tally.reused += 1
     try:
@@ -171,7 +186,7 @@ def recall(run: ActiveRun, record: Record) -> Any:
     except CorruptRecord as unreadable:
         note_unwinding(run, unreadable)
         raise
-    record_failure(error, record.seq, record.scope)
+    record_failure(error, record.row.id, scope)
     raise error
 
 
@@ -256,7 +271,7 @@ async def replay(call: Call, record: Record, rt: Runtime) -> Any:
         call.run.check(call.frame)
     if record.value is not None and len(record.value) > LARGE:
         call.stored = record.row.id
-    return recall(call.run, record)
+    return recall(call.run, record, call.frame.scope)
 
 
 async def record_value(call: Call, child: Frame, data: bytes, value: Any, rt: Runtime) -> None:
@@ -393,12 +408,13 @@ async def record_error(call: Call, child: Frame, error: BaseException, rt: Runti
     run.check(call.frame)
     run.tally.executed += 1
     data, shown = encode_failure(run.codec, error)
-    rows = [*start_rows(call.frame), row := end_row(call, child, "failed", data)]
+    detail = failure_detail(child, error)
+    rows = [*start_rows(call.frame), row := end_row(call, child, "failed", data, detail)]
     if call.answered:
         await rt.commit(run, rows, Extras(durable=True, consumed=call.answered))
     else:
         await rt.commit(run, rows)
-    record_failure(shown, row.id & 0xFFFFFFFF, row.scope)
+    record_failure(shown, row.id, row.scope)
     return shown
 
 

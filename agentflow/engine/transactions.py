@@ -14,9 +14,9 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from agentflow.engine import branches
-from agentflow.engine.active import record_failure
 from agentflow.engine.context import CURRENT, Frame, current_frame
 from agentflow.engine.futures import unlooked
+from agentflow.engine.handing_on import record_failure
 from agentflow.engine.policy import StepPolicy, TransactionHook
 from agentflow.engine.records import Place, Record
 from agentflow.engine.runtime import Extras, running_loop
@@ -307,15 +307,15 @@ class OpenTransaction:
         answered = await run_hooks(self.frame, ROLLBACK, calls, self.transaction, self._functions(), rt)
         if record is not None and record.end:
             await rt.deliver(run, record)
-            sequence, scope = record.seq, record.scope
+            row_id = record.row.id
         else:
             rows += [opened.row("rolled_back", None, {"outer": True}) for opened in self.inner]
             row = self.row("rolled_back", failure, None if calls else {"how": how})
             durable = self.frame.counted or bool(calls)
             await rt.commit(run, [*rows, row], Extras(durable=durable, consumed=answered))
-            sequence, scope = row.id & 0xFFFFFFFF, row.scope
+            row_id = row.id
         run.transactions.standing.rolled_back(self.frame.scope)
-        record_failure(shown, sequence, scope)
+        record_failure(shown, row_id, self.around.scope)
         return await self._outcome(error, shown, how, rt)
 
     async def _outcome(

@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from agentflow.model.lives import Life, LifeEnd
 from agentflow.model.runs import NewRun, Origin, Run
 from agentflow.model.states import StateType
 from agentflow.model.waits import Assurance, Channel, Decision, Verdict, Wait, WaitKind
@@ -85,6 +86,11 @@ def run_from(row: Sequence[Any]) -> Run:
         crashes=row[20],
         parent=row[21],
     )
+
+
+def life_from(row: Sequence[Any]) -> Life:
+    """A row of table ``life``."""
+    return Life(*row[:8], end=LifeEnd(row[8]), message=row[9], account=row[10])
 
 
 def wait_values(wait: Wait) -> tuple[Any, ...]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from agentflow.errors import Cancelling, DecisionRefusedError, Fenced
-from agentflow.model.runs import Run
+from agentflow.errors import Cancelling, DecisionRefusedError, Fenced, RunOwnedError, UsageError
+from agentflow.model.runs import Origin, Run
 from agentflow.model.states import StateType, is_legal
+from agentflow.model.steps import SEQUENCE_BITS, StepRow, sequence_of
 from agentflow.model.waits import VERDICTS, Decision, Verdict, Wait, WaitKind
 
 
@@ -24,7 +25,7 @@ def next_state(
     before = StateType(row[0])
     if before is StateType.CANCELLING and state in (StateType.PAUSED, StateType.RUNNING):
         return (StateType.CANCELLED if release else before), row[2]
-    if not is_legal(before, state):
+    if before.is_final or not is_legal(before, state):
         raise ValueError(f"a run cannot go from {before} to {state}")
     return state, message
 
@@ -46,6 +47,32 @@ def check_parent(state: StateType, message: str) -> None:
     """Refuse a new run below one that was asked to stop: the request would not reach it."""
     if state in (StateType.CANCELLING, StateType.CANCELLED):
         raise Cancelling(message)
+
+
+def check_reopening(run: Run | None, epoch: int, *, owned: bool) -> Run:
+    """Refuse to have a run go on that has not ended, has completed, or has moved since `epoch`."""
+    if run is None or run.epoch != epoch:
+        message = "somebody else has had this run go on"
+        raise Fenced(message)
+    if run.state is StateType.COMPLETED:
+        message = f"run {run.id} has completed; fork it to run it anew from a step (agentflow runs fork)"
+        raise UsageError(message)
+    if not is_legal(run.state, StateType.PENDING) or not run.state.is_final:
+        message = f"run {run.id} has not ended ({run.state}); resume it (agentflow runs resume)"
+        raise UsageError(message)
+    if owned:  # it has ended, and its process is just giving it back
+        raise RunOwnedError(run.id, run.owner or "another process")
+    return run
+
+
+def with_origins(known: Sequence[Origin], more: Sequence[Origin]) -> tuple[Origin, ...]:
+    """Everybody who asked, each once, in the order in which they did."""
+    return tuple(dict.fromkeys((*known, *more)))
+
+
+def renumbered(rows: Sequence[StepRow], number: int) -> list[StepRow]:
+    """Rows of one run as rows of another, at the same positions."""
+    return [row._replace(id=number << SEQUENCE_BITS | sequence_of(row.id)) for row in rows]
 
 
 def check_decision(wait: Wait, run: Run, decision: Decision, now: float) -> None:

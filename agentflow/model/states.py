@@ -29,7 +29,7 @@ class StateType(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether a run in this state never moves again."""
+        """Whether a run in this state has ended: it moves again only where somebody has it retried."""
         return self in FINAL
 
 
@@ -43,9 +43,10 @@ TRANSITIONS: dict[StateType, frozenset[StateType]] = {
     StateType.PAUSED: _LIVE,
     StateType.CANCELLING: FINAL | {StateType.CANCELLING},
     StateType.COMPLETED: frozenset(),
-    StateType.FAILED: frozenset(),
-    StateType.CANCELLED: frozenset(),
-    StateType.CRASHED: frozenset(),
+    # an ended run moves again only where somebody asks for it: the journal's `reopen_run` alone goes these ways
+    StateType.FAILED: frozenset({StateType.PENDING}),
+    StateType.CANCELLED: frozenset({StateType.PENDING}),
+    StateType.CRASHED: frozenset({StateType.PENDING}),
 }
 
 

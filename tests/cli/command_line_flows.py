@@ -112,3 +112,16 @@ def risky(to: str) -> str:
 @flow
 def doubtful() -> str:
     return risky("bob")
+
+
+@task
+def check(number: int) -> int:
+    note(f"check {number}")
+    if not is_open():
+        raise ValueError("not yet")
+    return number
+
+
+@flow
+def checked() -> int:
+    return double(1) + check(2) + double(3)

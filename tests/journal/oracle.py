@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import NamedTuple, cast
 
 from agentflow.errors import AgentflowError, Cancelling, Fenced, JournalUnavailable, RunOwnedError
 from agentflow.journal.memory import MemoryJournal
 from agentflow.journal.protocol import CacheFilter, Journal, RunFilter
+from agentflow.model.lives import Life
 from agentflow.model.runs import Run
 
 EVERYTHING = RunFilter(limit=1000)
@@ -46,6 +48,8 @@ def nameless(value: object) -> object:
     """`value` without the names of owners."""
     if isinstance(value, list):
         return [nameless(item) for item in cast("list[object]", value)]
+    if isinstance(value, Life):
+        return replace(value, owner="")
     if isinstance(value, Run):
         return {name: getattr(value, name) for name in Run.__slots__} | {"owner": bool(value.owner)}
     return value
@@ -58,6 +62,8 @@ def everything(journal: Journal, now: float) -> object:
         [
             runs,
             [(journal.is_owned(run), journal.steps(run.number), journal.logs(run.number)) for run in runs],
+            [journal.lives(run.number) for run in runs],
+            [journal.fork_of(run.number) for run in runs],
             [journal.unread_answers(run.number) for run in runs],
             journal.due_runs(now),
             journal.list_waits(open_only=False),

@@ -30,7 +30,7 @@ from agentflow.model.runs import NewRun, Origin, Run
 from agentflow.model.states import StateType
 from agentflow.model.steps import LogRow, StepRow
 from agentflow.model.waits import Decision, Verdict, Wait, WaitKind
-from tests.journal.cache_rules import CacheRules
+from tests.journal.history_rules import HistoryRules
 from tests.journal.oracle import KEYS, Failure, Oracle, everything, outcome
 from tests.journal.striking import KEY, Fault, StruckJournal
 
@@ -51,7 +51,7 @@ rarely = st.sampled_from([False, False, False, True])
 asked = precondition(lambda self: bool(self.waits))
 
 
-class Journals(CacheRules):
+class Journals(HistoryRules):
     """Both stores do the same."""
 
     def __init__(self) -> None:
@@ -229,8 +229,9 @@ class Journals(CacheRules):
 
         def call(journal: Journal) -> None:
             journal.set_state(
-                run.number, run.epoch + age, state, message="m", result=b"r", durable=durable, release=release
-            )
+                run.number, run.epoch + age, state, message="m", result=b"r", durable=durable, release=release,
+                account=b"{}",
+            )  # fmt: skip
 
         which = self.owner_of(run.number, which)
         self.both(which, fault, call, repeat=repeat)

@@ -15,8 +15,9 @@ from agentflow.journal.protocol import CacheLock, CacheRow
 from agentflow.journal.protocol.cache import KEPT_EXPIRED, PRUNED_AT_ONCE
 from agentflow.journal.slots import Account
 from agentflow.model.limits import Slot
+from agentflow.model.lives import Fork, Life, LifeEnd
 from agentflow.model.runs import Run
-from agentflow.model.steps import LogRow, StepRow
+from agentflow.model.steps import LogRow, StepRow, sequence_of
 from agentflow.model.waits import EventRow, Wait
 
 
@@ -33,6 +34,8 @@ class MemoryBase:
         self._numbers: dict[str, int] = {}
         self._owned: set[int] = set()
         self._steps: dict[int, list[StepRow]] = {}
+        self._lives: dict[int, list[Life]] = {}
+        self._forks: dict[int, Fork] = {}
         self._waits: dict[str, Wait] = {}
         self._events: list[EventRow] = []
         self._cache: dict[bytes, CacheRow] = {}
@@ -85,6 +88,19 @@ class MemoryBase:
         with self._lock:
             number = self._numbers.get(run_id)
             return None if number is None else self._runs[number]
+
+    def _begin_life(self, run: Run, fingerprint: str, origin: str, began: float) -> None:
+        steps = self._steps[run.number]
+        first = sequence_of(steps[-1].id) + 1 if steps else 1
+        life = Life(run.number, run.epoch, began, run.owner, origin, fingerprint, first)
+        self._lives.setdefault(run.number, []).append(life)
+
+    def _end_life(
+        self, number: int, epoch: int, end: LifeEnd, message: str = "", account: bytes | None = None
+    ) -> None:
+        lives = self._lives.get(number, [])
+        if lives and lives[-1].number == epoch and lives[-1].end is LifeEnd.RUNNING:
+            lives[-1] = replace(lives[-1], ended=self._clock(), end=end, message=message, account=account)
 
     def _consume(self, wait_id: str) -> None:
         wait = self._waits.get(wait_id)

@@ -10,6 +10,7 @@ from agentflow.journal import rules
 from agentflow.journal.memory.base import MemoryBase
 from agentflow.journal.protocol import RunFilter
 from agentflow.journal.rows import new_run
+from agentflow.model.lives import LifeEnd, end_of
 from agentflow.model.runs import NewRun, Origin, Run
 from agentflow.model.states import StateType
 
@@ -29,16 +30,27 @@ class MemoryRuns(MemoryBase):
             self._runs[number], self._numbers[new.id], self._steps[number] = run, number, []
             if state is StateType.RUNNING:
                 self._owned.add(number)
+                self._begin_life(run, new.fingerprint, new.origin, new.created)
         self._notify()
         return run
 
-    def claim_run(self, run_id: str, *, take_over: bool = False, start: bool = True) -> Run:
+    def claim_run(
+        self,
+        run_id: str,
+        *,
+        take_over: bool = False,
+        start: bool = True,
+        fingerprint: str = "",
+        origin: Origin | None = None,
+    ) -> Run:
         with self._lock:
             run = self._need_run(run_id)
             if run.state.is_final:
                 raise RunFinishedError(run_id, run.state.value)
             if run.number in self._owned and not take_over:
                 raise RunOwnedError(run_id, run.owner or "another process")
+            lost = LifeEnd.TAKEN_OVER if run.number in self._owned else LifeEnd.CRASHED
+            self._end_life(run.number, run.epoch, lost)
             self._owned.add(run.number)
             stays = run.state is StateType.CANCELLING or not start
             run = replace(
@@ -51,6 +63,7 @@ class MemoryRuns(MemoryBase):
                 message=run.message if stays else "",
             )
             self._runs[run.number] = run
+            self._begin_life(run, fingerprint, origin or "", self._clock())
         self._notify()
         return run
 
@@ -63,6 +76,8 @@ class MemoryRuns(MemoryBase):
                     self._forget_run(run.number)
                 self._runs[run.number] = replace(now, owner="")
                 self._owned.discard(run.number)
+                end = end_of(now.state) if now.state.is_final else LifeEnd.INTERRUPTED
+                self._end_life(run.number, run.epoch, end)
         self._notify()
 
     def set_state(
@@ -76,6 +91,7 @@ class MemoryRuns(MemoryBase):
         error: bytes | None = None,
         durable: bool = True,
         release: bool = False,
+        account: bytes | None = None,
     ) -> None:
         del durable
         with self._lock:
@@ -102,6 +118,8 @@ class MemoryRuns(MemoryBase):
                 self._owned.discard(number)
             if stored.is_final:
                 self._forget_run(number)
+            if release or stored.is_final:
+                self._end_life(number, epoch, end_of(stored), why, account)
         self._notify()
 
     def add_origin(self, run_id: str, origin: Origin) -> None:

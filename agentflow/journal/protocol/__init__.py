@@ -10,13 +10,14 @@ from collections.abc import Callable
 from typing import Protocol
 
 from agentflow.journal.protocol.cache import CacheEntry, CacheFilter, CacheLock, CacheRow, CacheVerbs
+from agentflow.journal.protocol.history import HistoryVerbs
 from agentflow.journal.protocol.limits import LimitVerbs
 from agentflow.journal.protocol.runs import RunFilter, RunVerbs
 from agentflow.journal.protocol.steps import StepVerbs
 from agentflow.journal.protocol.waits import WaitVerbs
 
 
-class Journal(RunVerbs, StepVerbs, WaitVerbs, LimitVerbs, CacheVerbs, Protocol):
+class Journal(RunVerbs, HistoryVerbs, StepVerbs, WaitVerbs, LimitVerbs, CacheVerbs, Protocol):
     """The store of record."""
 
     #: The installation's key (for digests and signatures); not stored in the journal itself.

@@ -34,8 +34,19 @@ class RunVerbs(Protocol):
         """
         ...
 
-    def claim_run(self, run_id: str, *, take_over: bool = False, start: bool = True) -> Run:
-        """Own a run that has not ended, with a new epoch. It is RUNNING, unless `start` is False: then it waits to be.
+    def claim_run(
+        self,
+        run_id: str,
+        *,
+        take_over: bool = False,
+        start: bool = True,
+        fingerprint: str = "",
+        origin: Origin | None = None,
+    ) -> Run:
+        """Own a run that has not ended, with a new epoch, and begin its next life.
+
+        It is RUNNING, unless `start` is False: then it waits to be. `fingerprint`: of the code that will run;
+        `origin`: who asked for this life, None = nobody in particular.
 
         Raises `RunNotFoundError`, `RunFinishedError`, `RunOwnedError` (a live process owns it; unless `take_over`).
         """
@@ -56,8 +67,11 @@ class RunVerbs(Protocol):
         error: bytes | None = None,
         durable: bool = True,
         release: bool = False,
+        account: bytes | None = None,
     ) -> None:
-        """Change a run's state; `release`: and own it no longer.
+        """Change a run's state; `release`: and own it no longer. A final state or `release` ends the life.
+
+        `account` is what the life has to say of the records that it found.
 
         One that was asked to stop does not go back to RUNNING or PAUSED: it is CANCELLING, and released CANCELLED.
         Illegal transitions are refused with ValueError, stale epochs with `Fenced`.

@@ -185,3 +185,27 @@ SELECT DISTINCT claim FROM slot WHERE keeper = ? AND granted IS NOT NULL
 
 -- name: renew_slots
 UPDATE slot SET expires = ?1 + lease WHERE keeper = ?2
+
+-- name: first_life
+INSERT INTO life VALUES (?, 1, ?, ?, ?, ?, 1, NULL, 'running', '', NULL)
+
+-- name: begin_life
+INSERT INTO life
+SELECT ?1, ?2, ?3, ?4, ?5, ?6,
+       (coalesce((SELECT max(id) FROM step WHERE id > ?1 << 32 AND id < (?1 + 1) << 32), 0) & 4294967295) + 1,
+       NULL, 'running', '', NULL
+
+-- name: end_life
+UPDATE life SET ended = ?, end = ?, message = ?, account = ? WHERE run = ? AND number = ? AND end = 'running'
+
+-- name: lives
+SELECT * FROM life WHERE run = ? ORDER BY number
+
+-- name: reopen_run
+UPDATE run SET state = 'PENDING', message = '', ended = NULL, result = NULL, error = NULL, origins = ? WHERE number = ?
+
+-- name: insert_fork
+INSERT INTO fork VALUES (?, ?, ?, ?, ?, ?, ?)
+
+-- name: fork_of
+SELECT source, step, name, taken, changed, happened FROM fork WHERE run = ?

@@ -13,6 +13,7 @@ from agentflow.journal.protocol import RunFilter
 from agentflow.journal.rows import new_run, new_run_values, run_from
 from agentflow.journal.sqlite.base import SQL, SqliteBase
 from agentflow.journal.sqlite.cache import forget_run
+from agentflow.model.lives import LifeEnd, end_of
 from agentflow.model.runs import NewRun, Origin, Run
 from agentflow.model.states import StateType
 
@@ -35,24 +36,41 @@ class SqliteRuns(SqliteBase):
             number = db.last_insert_rowid()
             if state is StateType.RUNNING:
                 self._own(taken, number, 1, new.id, "another process")
+                db.execute(
+                    SQL["first_life"], (number, new.created, self.owner, new.origin.value, new.fingerprint)
+                )
             return number
 
         number = self._commit_claim(work, taken)
         self._notify()
         return new_run(new, state, self.owner, number)
 
-    def claim_run(self, run_id: str, *, take_over: bool = False, start: bool = True) -> Run:
+    def claim_run(
+        self,
+        run_id: str,
+        *,
+        take_over: bool = False,
+        start: bool = True,
+        fingerprint: str = "",
+        origin: Origin | None = None,
+    ) -> Run:
         taken: list[tuple[int, int]] = []
 
         def work(db: apsw.Connection) -> Run:
             run = self._need_run(db, run_id)
             if run.state.is_final:
                 raise RunFinishedError(run_id, run.state.value)
-            if not take_over and self._ownership.is_held(run.number, run.epoch):
+            held = self._ownership.is_held(run.number, run.epoch)
+            if held and not take_over:
                 raise RunOwnedError(run_id, run.owner or "another process")
             self._own(taken, run.number, run.epoch + 1, run_id, run.owner)
             crashed = 1 if run.state is StateType.RUNNING and run.owner else 0
-            db.execute(SQL["claim_run"], (self.owner, self._clock(), crashed, run.number, int(start)))
+            now = self._clock()
+            lost = LifeEnd.TAKEN_OVER if held else LifeEnd.CRASHED
+            db.execute(SQL["end_life"], (now, lost.value, "", None, run.number, run.epoch))
+            db.execute(SQL["claim_run"], (self.owner, now, crashed, run.number, int(start)))
+            asked = "" if origin is None else origin.value
+            db.execute(SQL["begin_life"], (run.number, run.epoch + 1, now, self.owner, asked, fingerprint))
             return self._need_run(db, run_id)
 
         run = self._commit_claim(work, taken)
@@ -76,9 +94,16 @@ class SqliteRuns(SqliteBase):
             raise
 
     def release_run(self, run: Run) -> None:
+        now = self._clock()
+
         def work(db: apsw.Connection) -> None:
-            state = db.execute(SQL["release_run"], (self._clock(), run.number, run.epoch)).get
-            if state is not None and StateType(state).is_final:
+            state = db.execute(SQL["release_run"], (now, run.number, run.epoch)).get
+            if state is None:
+                return
+            is_final = StateType(state).is_final
+            end = end_of(StateType(state)) if is_final else LifeEnd.INTERRUPTED
+            db.execute(SQL["end_life"], (now, end.value, "", None, run.number, run.epoch))
+            if is_final:
                 forget_run(db, run.number)
 
         try:
@@ -98,17 +123,22 @@ class SqliteRuns(SqliteBase):
         error: bytes | None = None,
         durable: bool = True,
         release: bool = False,
+        account: bytes | None = None,
     ) -> None:
+        now = self._clock()
+
         def work(db: apsw.Connection) -> None:
             row = db.execute("SELECT state, epoch, message FROM run WHERE number = ?", (number,)).get
             stored, why = rules.next_state(row, epoch, state, message, release=release)
-            ended = self._clock() if stored.is_final else None
+            ended = now if stored.is_final else None
             db.execute(
                 SQL["set_state"],
-                (stored.value, why, ended, result, error, int(release), number, epoch, self._clock()),
+                (stored.value, why, ended, result, error, int(release), number, epoch, now),
             )
             if stored.is_final:
                 forget_run(db, number)
+            if release or stored.is_final:
+                db.execute(SQL["end_life"], (now, end_of(stored).value, why, account, number, epoch))
 
         try:
             self._commit(work, durable=durable)
