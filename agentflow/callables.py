@@ -5,12 +5,12 @@ Its parameters are the business of `agentflow.signatures`; its options of `agent
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 from agentflow.payloads.digests import canonical
@@ -77,26 +77,44 @@ def partial_arguments(fn: Callable[..., Any]) -> bytes:
 
 
 def identity_of(fn: Callable[..., Any]) -> str:
-    """A function's identity across runs: its module, resolved to a file's stem for scripts, and qualified name."""
-    fn = unpartialled(fn)
-    module = getattr(fn, "__module__", "") or ""
-    code = getattr(inspect.unwrap(fn), "__code__", None)
-    if code is not None:
-        module = (
-            module.rpartition(".")[0] + Path(code.co_filename).stem
-            if module != "__main__"
-            else Path(code.co_filename).stem
-        )
-    return f"{module}:{getattr(fn, '__qualname__', type(fn).__qualname__)}"
+    """A function's identity across runs: where it stands and its qualified name, whoever imports or runs its file.
+
+    A module in a package stands under its dotted name; any other one under its path, as two scripts may have one name.
+    """
+    inner = unpartialled(fn)
+    named: Any = inner if hasattr(inner, "__qualname__") else inner.__class__
+    module = getattr(named, "__module__", "") or ""
+    code = getattr(inspect.unwrap(inner), "__code__", None)
+    if code is not None and "." not in module:
+        module = str(Path(code.co_filename).resolve().with_suffix(""))
+    return f"{module}:{named.__qualname__}"
 
 
 def source_digest(fn: Callable[..., Any]) -> bytes:
-    """A digest of the function's source; of its bytecode where there is no source."""
-    fn = unpartialled(fn)
-    with contextlib.suppress(OSError, TypeError):
-        return hashlib.blake2b(inspect.getsource(fn).encode(), digest_size=16).digest()
-    code = getattr(fn, "__code__", None)
-    return hashlib.blake2b(code.co_code if code is not None else b"", digest_size=16).digest()
+    """A digest of the function's source (of an object's class); of its bytecode where there is no source."""
+    inner: Any = inspect.unwrap(unpartialled(fn))
+    is_object = not (inspect.isroutine(inner) or inspect.isclass(inner))
+    shown: Any = inner.__class__ if is_object else inner
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        digest.update(inspect.getsource(shown).encode())
+    except (OSError, TypeError):
+        called: Any = getattr(shown, "__call__", None) if is_object else shown  # noqa: B004 - the method itself
+        for part in _bytecode(getattr(called, "__code__", None)):
+            digest.update(part)
+    return digest.digest()
+
+
+def _bytecode(code: CodeType | None) -> Iterator[bytes]:
+    """What a function does, as far as it can be told without its source: its instructions, and what they refer to."""
+    if code is not None:
+        yield code.co_code
+        yield repr(code.co_names).encode()
+        for constant in code.co_consts:
+            if isinstance(constant, CodeType):
+                yield from _bytecode(constant)
+            else:
+                yield repr(constant).encode()
 
 
 def entrypoint_of(fn: Callable[..., Any]) -> str:

@@ -17,7 +17,7 @@ from agentflow.approvals.gate import DEFAULT_GATE
 from agentflow.callables import default_name, entrypoint_of, is_coroutine_function, is_generator
 from agentflow.engine.active import ActiveRun, Options
 from agentflow.engine.away import ABROAD, refusal
-from agentflow.engine.context import CURRENT, Frame
+from agentflow.engine.context import CURRENT, Frame, current_frame
 from agentflow.engine.flow_run import Body, Outcome, run_blocking, run_on_loop
 from agentflow.engine.logs import record_prints
 from agentflow.engine.places import TaskRunner
@@ -157,11 +157,12 @@ class Flow(Generic[P, R_co]):
         args, kwargs = self.binder.rebind(arguments)
         data, _ = canonical([*self._receiver.values(), *arguments.values()])
         key = frame.run.hasher.digest(self.name.encode() + b"\0flow\0" + data)
+        fn = functools.partial(_with_parameters, self.fn, arguments)
         call = Call(
             frame,
             self._step_policy,
             key,
-            self.fn,
+            fn,
             args,
             kwargs,
             lambda: self._known(arguments),
@@ -406,6 +407,12 @@ def _runner(name: str, given: TaskRunner | type[TaskRunner] | None) -> TaskRunne
         message = f"{name}: task_runner wants a task runner of agentflow.task_runners, not {given!r}"
         raise DefinitionError(message)
     return runner
+
+
+def _with_parameters(fn: Callable[..., Any], parameters: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a flow that is a step; its frame knows its parameters, which cache policies may ask for."""
+    current_frame("a flow").root.parameters = parameters
+    return fn(*args, **kwargs)
 
 
 def _unwrap(outcome: Outcome) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 from agentflow.approvals.policies import policy_from
 from agentflow.callables import identity_of, source_digest
-from agentflow.engine.caching import CachePolicy, choose_policy
+from agentflow.engine.caching import NO_CACHE, CachePolicy, choose_policy
 from agentflow.engine.policy import ApprovalRule, StepPolicy, TransactionHook, retry_delays
 from agentflow.engine.tags import check_tags
 from agentflow.engine.transaction_hooks import named_hooks
@@ -83,6 +83,21 @@ def build_policy(
     return replace(result, plain=result.is_plain())
 
 
+def merged_options(declared: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a task with others laid over them.
+
+    `cache_policy` and `cache_key_fn` replace each other, and None for the one that is given means: not cached.
+    """
+    merged = {**declared, **given}
+    keys = {"cache_policy", "cache_key_fn"}
+    if keys & given.keys():
+        for name in keys - given.keys():
+            merged.pop(name, None)
+        if not any(merged.get(name) for name in keys):
+            merged["cache_policy"] = NO_CACHE
+    return merged
+
+
 def check_policy(policy: StepPolicy) -> None:
     """Raise `DefinitionError` for options that contradict each other."""
     name, effect, cached = policy.name, policy.side_effect, policy.cache_policy is not None
@@ -109,6 +124,8 @@ def check_policy(policy: StepPolicy) -> None:
         problem = "persist_result=False records nothing, so nothing can be cached"
     elif not policy.persist_result and policy.hooked:
         problem = "persist_result=False records nothing, so no transaction can commit or undo it; take its hooks away"
+    elif policy.cache_expiration is not None and policy.cache_expiration < dt.timedelta(0):
+        problem = "cache_expiration must not be negative"
     if problem:
         message = f"{name}: {problem}"
         raise DefinitionError(message)

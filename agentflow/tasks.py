@@ -33,7 +33,7 @@ from agentflow.naming import RunName
 from agentflow.payloads.digests import canonical
 from agentflow.signatures import Binder
 from agentflow.submitting import map_in, submit_in
-from agentflow.task_options import RetryDelay, build_policy, check_policy
+from agentflow.task_options import RetryDelay, build_policy, check_policy, merged_options
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -157,7 +157,7 @@ class Task(Generic[P, R_co]):
 
     def with_options(self, **options: Any) -> Task[P, R_co]:
         """The same task with other options (those of `task`)."""
-        given = {**self.options, **options}
+        given = merged_options(self.options, options)
         name = given.pop("name", self.name)
         clone: Task[P, R_co] = type(self)(self.fn, name=name, **given)
         clone.receiver, clone.options, clone._wrapper = self.receiver, given, self._wrapper

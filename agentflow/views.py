@@ -9,7 +9,7 @@ from typing import Any, cast
 import orjson
 
 from agentflow.engine.records import Place, attempt_scope, identity
-from agentflow.journal.protocol import Journal
+from agentflow.journal.protocol import CacheEntry, Journal
 from agentflow.model.runs import Run
 from agentflow.model.steps import FAILURES, StepEvent, StepRow, sequence_of
 from agentflow.model.waits import PERSON_KINDS, Wait, WaitKind
@@ -119,6 +119,22 @@ def _status(wait: Wait) -> str:
     if wait.decision is not None:
         return wait.decision.verdict.value
     return "open" if wait.is_open else "withdrawn"
+
+
+def cache_view(entry: CacheEntry, now: float) -> dict[str, Any]:
+    """A cached result, without the result."""
+    return {
+        "key": entry.key.hex(),
+        "task": entry.task,
+        "name": entry.name,
+        "created": stamp(entry.created),
+        "expires": stamp(entry.expires),
+        "expired": entry.expires is not None and entry.expires <= now,
+        "run_id": entry.run_id,
+        "private": bool(entry.private),
+        "size": entry.size,
+        "looks_at": list(orjson.loads(entry.parts)),
+    }
 
 
 def waiting_view(waits: Iterable[Wait]) -> list[dict[str, Any]]:

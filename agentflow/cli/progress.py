@@ -16,6 +16,7 @@ from rich.spinner import Spinner
 from rich.text import Text
 from rich.tree import Tree
 
+from agentflow.cli.explaining import cache_words
 from agentflow.cli.output import people, say, seconds
 from agentflow.engine.active import ActiveRun
 from agentflow.journal.protocol import Journal
@@ -62,6 +63,8 @@ class RunProgress:
     since: float = field(default_factory=time.monotonic)
     #: Steps that had ended before this life.
     recorded: frozenset[str] = frozenset()
+    #: Say of each step that has a cache policy why it was, or was not, taken from the cache.
+    reasons: bool = False
 
     def __post_init__(self) -> None:
         self.tree = StepTree(self.journal.key)
@@ -150,11 +153,17 @@ class RunProgress:
             groups.setdefault(step["name"], []).append(step)
         for name, group in groups.items():
             if len(group) > _SIBLINGS:
-                tree.add(_summary(name, group, self.recorded))
+                self._explain(tree.add(_summary(name, group, self.recorded)), group)
                 continue
             for step in group:
                 node = tree.add(_line(step, self.recorded))
+                self._explain(node, [step])
                 self._add(node, step["id"], children)
+
+    def _explain(self, node: Tree, steps: list[dict[str, Any]]) -> None:
+        words = cache_words(steps) if self.reasons else ""
+        if words:
+            node.add(Text(words, style="dim"))
 
 
 def _light(rows: Sequence[StepRow]) -> list[StepRow]:

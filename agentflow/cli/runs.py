@@ -148,6 +148,7 @@ def show(run: str, /, *, json: Flag = False) -> int:
         print_line(f"{'crashes':<12}{found.crashes}")
     print_line(f"{'arguments':<12}{json_text(view['parameters'])}")
     progress = RunProgress(journal, found)
+    progress.reasons = True
     progress.recorded = frozenset()  # this is no life in which some steps are old
     headline = Text(f"{found.flow}: {len(progress.steps)} steps", style="bold")
     Console(highlight=False).print(progress.final(headline))

@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from agentflow.engine.effects import Gate
     from agentflow.engine.futures import TaskFuture
     from agentflow.engine.places import TaskRunner, Workplace
+    from agentflow.engine.queueing import Queued
     from agentflow.engine.step import Call
     from agentflow.engine.submission import Threads, Work
     from agentflow.engine.waiting import Pending
@@ -111,6 +113,7 @@ class ActiveRun:
         #: Frames of executing bodies.
         self.bodies: set[Frame] = set()
         self.pendings: dict[str, Pending] = {}
+        self.queued: set[Queued] = set()
         #: Calls of async tasks whose coroutine nobody has started.
         self.unstarted: dict[Call, Any] = {}
         #: Submitted tasks that have not ended or that failed, in their order.
@@ -204,6 +207,8 @@ class ActiveRun:
             inside = any(around is frame for around in pending.frame.enclosing())
             if inside and not is_compensating(pending.frame):
                 pending.wake()
+        for queued in tuple(self.queued):
+            queued.look()
 
     def revoke(self, frame: Frame) -> None:
         """Refuse whatever an abandoned attempt still does."""
@@ -228,6 +233,8 @@ class ActiveRun:
             self.fence = fence
         for pending in list(self.pendings.values()):
             pending.wake()
+        for queued in tuple(self.queued):
+            queued.release()
         loop = self.loop
         if loop is not None and not loop.is_closed():
             loop.call_soon_threadsafe(self._unwind)
@@ -266,6 +273,11 @@ class ActiveRun:
             if frame is not None and frame.run is self:
                 return True
         return False
+
+    @cached_property
+    def parameters(self) -> dict[str, Any]:
+        """The arguments of the flow."""
+        return dict(self.codec.decode(self.run.parameters))
 
     @property
     def is_suspended(self) -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from agentflow.engine.caching import NoKey, cache_key, closure_of
+from agentflow.engine.cache_locks import check_colour, lock, unlock
+from agentflow.engine.cached_calls import Lookup, take
+from agentflow.engine.caching import is_serialised
 from agentflow.engine.context import Frame
 from agentflow.engine.handing_on import failure_detail, guilty_below, hand_on, record_failure
 from agentflow.engine.logs import run_log
@@ -26,13 +28,11 @@ from agentflow.engine.transactions import roll_back_below
 from agentflow.errors import (
     ApprovalDenied,
     CodecError,
-    CorruptRecord,
     DivergenceError,
     InDoubtError,
     TaskTimeoutError,
     Unwinding,
 )
-from agentflow.journal.protocol import CacheRow
 from agentflow.model.steps import StepKind
 from agentflow.payloads.failures import encode_failure
 
@@ -69,59 +69,35 @@ async def _chosen(call: Call, place: Place, rt: Runtime) -> Any:
         from agentflow.engine.effect_run import execute_effect  # noqa: PLC0415 - the two need each other
 
         return await execute_effect(call, place, rt)
-    run = call.run
     record = find(call, place)
     if record is not None and record.end and call.policy.persist_result:
         return await replay(call, record, rt)
     annotate(call, record)
-    key: bytes | None = None
-    if call.policy.cache_policy is not None:
-        key = _cross_run_key(call)
-        if key is not None and not call.policy.refresh_cache:
-            found = run.journal.cached(key)
-            good = found is not None and found.is_good(run.options.clock())
-            if found is not None and good and (value := _decoded(call, found)):
-                return await _from_cache(call, place, found, value[0], rt)
-    return await _attempts(call, record.place if record is not None else place, record, key, rt)
+    at = record.place if record is not None else place
+    if call.policy.cache_policy is None:
+        return await _attempts(call, at, record, None, rt)
+    return await _through_the_cache(call, at, record, rt)
 
 
-def _cross_run_key(call: Call) -> bytes | None:
+async def _through_the_cache(call: Call, place: Place, record: Record | None, rt: Runtime) -> Any:
+    """Take an earlier result, or run and leave one; serialised: after whoever computes the same."""
+    serialised = is_serialised(call.policy.cache_policy)
+    if serialised:
+        check_colour(call, rt)
+    look = Lookup(call)
+    if look.hit is not None:
+        return await take(call, place, look, look.hit, rt)
+    mine = await lock(call, place, look, rt) if serialised else None
     try:
-        return cache_key(call.run, call.policy, call.arguments(), call.frame, closure_of(call.fn))
-    except NoKey as reason:
-        run_log(call.run, f"{call.policy.name} is not cached: {reason}", step=call.policy.name)
-        return None
+        if look.hit is not None:
+            return await take(call, place, look, look.hit, rt)
+        return await _attempts(call, place, record, look, rt)
+    finally:
+        if mine is not None:
+            await unlock(call, mine, rt)
 
 
-def _decoded(call: Call, found: CacheRow) -> tuple[Any] | None:
-    """The value of another run's result; None where this process cannot read it (then the task runs)."""
-    try:
-        return (call.run.codec.decode(found.value),)
-    except CorruptRecord as error:
-        run_log(
-            call.run, f"{call.policy.name}: the cached result is not used: {error}", step=call.policy.name
-        )
-        return None
-
-
-async def _from_cache(call: Call, place: Place, found: CacheRow, value: Any, rt: Runtime) -> Any:
-    """A hit across runs becomes a row of this run before it is delivered: expiry must not change a replay."""
-    run = call.run
-    await rt.settled(run)
-    run.check(call.frame)
-    child = body_frame(call, place, None)
-    rows = [
-        *start_rows(call.frame),
-        end_row(call, child, "cached", found.value, {"from_run": found.run}),
-    ]
-    await rt.commit(run, rows)
-    run.tally.cached += 1
-    if call.policy.kind is StepKind.MODEL:
-        run.model_spoke = True
-    return value
-
-
-async def _attempts(call: Call, place: Place, record: Record | None, key: bytes | None, rt: Runtime) -> Any:
+async def _attempts(call: Call, place: Place, record: Record | None, look: Lookup | None, rt: Runtime) -> Any:
     run, policy = call.run, call.policy
     attempt = record.attempts if record is not None and not record.end else 0
     if attempt and record is not None:
@@ -132,6 +108,8 @@ async def _attempts(call: Call, place: Place, record: Record | None, key: bytes 
         run.check(call.frame)
         child = body_frame(call, place, record, attempt)
         child.counted = child.counted or counted
+        if look is not None and look.is_locked:
+            child.computes = look.key or b""
         first = run.next_id()
         try:
             value = await _timed_body(call, child, rt)
@@ -139,11 +117,11 @@ async def _attempts(call: Call, place: Place, record: Record | None, key: bytes 
         except Exception as error:
             run.check(call.frame)
             if not await wants_retry(call, error, attempt, rt):
-                raise (await _fail(call, child, error, attempt, rt)) from error.__cause__
+                raise (await _fail(call, child, error, attempt, look, rt)) from error.__cause__
             await _next_attempt(call, child, error, attempt, first, rt)
             attempt, record, counted = attempt + 1, None, child.counted
             continue
-        return await _complete(call, child, value, data, attempt, key, rt)
+        return await _complete(call, child, value, data, attempt, look, rt)
 
 
 async def _timed_body(call: Call, child: Frame, rt: Runtime) -> Any:
@@ -220,7 +198,7 @@ async def _complete(
     value: Any,
     data: bytes,
     attempt: int,
-    key: bytes | None,
+    look: Lookup | None,
     rt: Runtime,
 ) -> Any:
     run, policy = call.run, call.policy
@@ -230,16 +208,17 @@ async def _complete(
     if not policy.persist_result:
         return value
     detail = None if policy.detail is None else policy.detail(value)
+    entry = None
+    if look is not None:
+        entry = look.entry(data, unpure=child.counted)
+        detail = (detail or {}) | look.detail()
     rows = [*start_rows(call.frame), end_row(call, child, "completed", data, detail, attempt=attempt)]
     if len(data) > LARGE:
         call.stored = rows[-1].id
     model = policy.kind is StepKind.MODEL
     if model:
         run.model_spoke = True
-    if key is not None and not child.counted:
-        now = run.options.clock()
-        expires = None if policy.cache_expiration is None else now + policy.cache_expiration.total_seconds()
-        entry = CacheRow(key, data, now, expires, run.number)
+    if entry is not None:
         await rt.commit(run, rows, Extras(durable=model, cache=(entry,)))
     elif model:
         await rt.commit(run, rows, DURABLY)
@@ -248,7 +227,9 @@ async def _complete(
     return value
 
 
-async def _fail(call: Call, child: Frame, error: BaseException, attempt: int, rt: Runtime) -> BaseException:
+async def _fail(
+    call: Call, child: Frame, error: BaseException, attempt: int, look: Lookup | None, rt: Runtime
+) -> BaseException:
     run = call.run
     await rt.settled(run)
     run.check(call.frame)
@@ -257,6 +238,8 @@ async def _fail(call: Call, child: Frame, error: BaseException, attempt: int, rt
         return error
     data, shown = encode_failure(run.codec, error)
     detail = failure_detail(child, error)
+    if look is not None:
+        detail = (detail or {}) | look.detail()
     rows = [*start_rows(call.frame), row := end_row(call, child, "failed", data, detail, attempt=attempt)]
     await rt.commit(run, rows)
     record_failure(shown, row.id, row.scope)

@@ -45,6 +45,10 @@ class Frame:
     thread: int = 0
     #: JSON of the arguments that a side effect executes.
     executed: Mapping[str, Any] = MappingProxyType({})
+    #: Of a flow that is a step: its arguments by name.
+    parameters: Mapping[str, Any] = MappingProxyType({})
+    #: The cache key that it computes for all who want it.
+    computes: bytes = b""
     #: Its body runs in a thread or task of its own, not in that of the code that called it.
     detached: bool = False
     #: The step's own "started" row has been written.

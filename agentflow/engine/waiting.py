@@ -106,7 +106,7 @@ async def wait_durably(run: ActiveRun, frame: Frame, wait: Wait, rt: Runtime, *,
         pending = Pending(run, opened, run.options.clock(), frame)
         run.pendings[wait.id] = pending
         waker_of(run.journal).poke()
-        with _waiting(frame, inline=inline):
+        with waiting_in(frame, inline=inline):
             await rt.park(pending)
     except asyncio.CancelledError:
         if run.fence is None:  # the flow has lost interest: nobody shall be asked in vain
@@ -121,7 +121,7 @@ async def wait_durably(run: ActiveRun, frame: Frame, wait: Wait, rt: Runtime, *,
 
 
 @contextmanager
-def _waiting(frame: Frame, *, inline: bool) -> Generator[None, None, None]:
+def waiting_in(frame: Frame, *, inline: bool) -> Generator[None, None, None]:
     """Count a wait in the bodies around it, so that it shows when nothing of the run moves any more."""
     around = list(frame.enclosing())
     blocked = list(frame.in_this_thread()) if inline else []
@@ -176,8 +176,8 @@ class Waker:
         self._wake.set()
 
     def _changed(self) -> None:
-        """Something was committed here: look now if anybody waits for an answer (cancelling can wait for the poll)."""
-        if any(run.pendings for run in tuple(self._runs)):
+        """Something was committed here: look now if anybody waits for it (cancelling can wait for the poll)."""
+        if any(run.pendings or run.queued for run in tuple(self._runs)):
             self._wake.set()
 
     def _work(self) -> None:
@@ -211,6 +211,8 @@ class Waker:
         for run, quiet in runs.items():
             if fresh or self._wake.is_set() or run.pendings:
                 self._answers(run)
+            for queued in tuple(run.queued):
+                queued.look()
             self._timers(run)
             self._quiet(run, quiet)
 

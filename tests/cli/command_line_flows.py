@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from agentflow import flow, get_run_logger, request_input, sleep, task, wait_for_event
+from agentflow import INPUTS, flow, get_run_logger, request_input, sleep, task, wait_for_event
 
 
 class Address(BaseModel):
@@ -125,3 +125,14 @@ def check(number: int) -> int:
 @flow
 def checked() -> int:
     return double(1) + check(2) + double(3)
+
+
+@task(cache_policy=INPUTS)
+def squared(number: int) -> int:
+    note(f"squared {number}")
+    return number * number
+
+
+@flow
+def squares(numbers: list[int]) -> int:
+    return sum(squared(number) for number in numbers)

@@ -14,7 +14,7 @@ from agentflow.testing.models import ModelRequest, Reply, ScriptedModelServer
 from tests.cli.conftest import Shell
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "docs" / "quickstart.md", ROOT / "docs" / "cli.md"]
+PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("quickstart", "cli", "caching"))]
 HELP = {"help", "h", "version"}
 
 
@@ -93,7 +93,7 @@ def test_every_program_has_a_name() -> None:
     programs = ["shop", "slow", "summary", "waits"]
     assert named == {("README.md", "file=shop.py"), ("README.md", "file=summary.py")} | {
         ("quickstart.md", f"file={name}.py") for name in programs
-    }
+    } | {("caching.md", "file=rates.py"), ("caching.md", "file=once.py")}
 
 
 @pytest.mark.parametrize("page", PAGES[:2], ids=lambda page: page.name)
@@ -140,3 +140,16 @@ def test_waits(shell: Shell) -> None:
         codes.append(done.code)
     assert (done.code, done.out) == (0, "A-17 to Bern\n")
     assert len(codes) < 5
+
+
+def test_caching(shell: Shell) -> None:
+    """The second run asks for what is new, and `runs show` says why; eight equal calls at once are one."""
+    rates = program(shell, PAGES[3], "rates.py")
+    assert shell("run", rates, "-p", 'currencies=["EUR"]').code == 0
+    second = shell("run", rates, "-p", 'currencies=["EUR", "CHF"]', "--json")
+    assert second.err.count("asks for") == 1
+    shown = shell.look("runs", "show", second.json()["run_id"]).out
+    assert "from the cache: run …" in shown
+    assert "not from the cache: argument 'currency' differs (compared with the result of run …" in shown
+    once = shell("run", program(shell, PAGES[3], "once.py"), "--json")
+    assert (once.json()["result"], once.err.count("loads")) == (["LARGE"] * 8, 1)

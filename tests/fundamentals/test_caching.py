@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import orjson
 import pytest
 
 from agentflow import (
-    DEFAULT,
-    FLOW_PARAMETERS,
     INPUTS,
-    NO_CACHE,
-    RUN_ID,
     TASK_SOURCE,
-    CachePolicy,
     flow,
     task,
 )
 from agentflow.errors import DefinitionError
 from agentflow.journal.memory import MemoryJournal
+from agentflow.journal.protocol import RunFilter
 from agentflow.tasks import Task
 from tests.fundamentals.lives import Clock, Death, always, die, log_of, memory, options, resume, rows, start
 
@@ -81,7 +81,8 @@ def test_a_cached_call_of_another_run_is_not_made_again() -> None:
     assert second.tally.cached == len(CALLS) == 1
     (row,) = journal.steps(2)
     assert row.event == "cached"
-    assert b'"from_run":1' in (row.detail or b"")
+    told = orjson.loads(row.detail or b"")["cache"]
+    assert (told["result"], told["from_run"]) == ("hit", journal.list_runs(RunFilter())[1].id)
 
 
 @pytest.mark.parametrize(
@@ -159,17 +160,6 @@ def test_none_is_a_result_and_a_failure_is_none() -> None:
     assert both(memory(), cached, (1,), (1,)) == 2
 
 
-def test_policies_add_up_and_leave_arguments_out() -> None:
-    """`+` joins, `-` leaves an argument out; neither changes the policy it is applied to."""
-    assert DEFAULT == INPUTS + TASK_SOURCE + RUN_ID
-    without = INPUTS - "y"
-    assert CachePolicy(inputs=True) == INPUTS
-    assert both(memory(), task(cache_policy=without)(echo), (1, 5), (1, 6)) == 1
-    assert both(memory(), task(cache_policy=INPUTS + RUN_ID)(echo), (1,), (1,)) == 2
-    assert both(memory(), task(cache_policy=NO_CACHE)(echo), (1,), (1,)) == 2
-    assert both(memory(), task(cache_policy=FLOW_PARAMETERS)(echo), (1,), (2,)) == 1
-
-
 def test_the_source_can_be_part_of_the_key() -> None:
     """With TASK_SOURCE another body under the same name is another task."""
 
@@ -234,6 +224,64 @@ def test_what_a_task_takes_from_the_functions_around_it_is_an_input() -> None:
     journal = memory()
     assert [start(run_of(make(n), 1), journal=journal).value for n in (1, 2, 1)] == [2, 3, 2]
     assert journal.steps(3)[0].event == "cached"
+
+
+@dataclass
+class Adder:
+    """A callable object."""
+
+    n: int
+
+    def __call__(self, x: int) -> int:
+        CALLS.append((self.n, x))
+        return self.n + x
+
+
+def add(n: int, x: int) -> int:
+    CALLS.append((n, x))
+    return n + x
+
+
+def partial_of(n: int) -> Callable[[int], int]:
+    return functools.partial(add, n)
+
+
+def method_of(n: int) -> Callable[[int], int]:
+    return Adder(n).__call__
+
+
+@pytest.mark.parametrize("made", [Adder, partial_of, method_of])
+def test_what_a_callable_brings_along_is_an_input(made: Callable[[int], Any]) -> None:
+    """The state of an object, the arguments of a partial: equal ones share results, others do not."""
+    journal = memory()
+    values = [start(run_of(task(cache_policy=INPUTS)(made(n)), 1), journal=journal).value for n in (1, 2, 1)]
+    assert values == [2, 3, 2]
+    assert CALLS == [(1, 1), (2, 1)]
+
+
+def test_partials_of_two_functions_share_nothing() -> None:
+    """They are tasks of different functions."""
+    journal = memory()
+    for function, value in ((echo, [1, 2]), (other, ["other", 1, 2])):
+        cached = task(cache_policy=INPUTS)(functools.partial(function, y=2))
+        assert start(run_of(cached, 1), journal=journal).value == value
+
+
+def test_two_scripts_of_one_name_share_nothing(tmp_path: Path) -> None:
+    """A task is known by its file; the same file is the same task, run or imported."""
+    bodies: list[Any] = []
+    for folder, name in (("a", "__main__"), ("a", "job"), ("b", "__main__")):
+        path = tmp_path / folder / "job.py"
+        path.parent.mkdir(exist_ok=True)
+        text = f"def work(x):\n    return {folder!r}\n"
+        path.write_text(text)
+        space: dict[str, Any] = {"__name__": name}
+        exec(compile(text, str(path), "exec"), space)  # noqa: S102 - as the interpreter does
+        bodies.append(space["work"])
+    journal = memory()
+    outcomes = [start(run_of(task(cache_policy=INPUTS)(body), 1), journal=journal) for body in bodies]
+    assert [outcome.value for outcome in outcomes] == ["a", "a", "b"]
+    assert [outcome.tally.cached for outcome in outcomes] == [0, 1, 0]
 
 
 def test_a_task_below_which_an_effect_ran_is_not_cached() -> None:

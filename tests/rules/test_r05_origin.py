@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agentflow import INPUTS, Always, ByOrigin, Never, When, flow, task, wait_for_event
+from agentflow import TASK_SOURCE, Always, ByOrigin, Never, When, flow, task, wait_for_event
 from agentflow.engine.policy import StepPolicy
 from agentflow.journal.memory import MemoryJournal
 from agentflow.model.runs import Origin
@@ -97,7 +97,7 @@ def test_the_starter_of_a_run_counts(origin: Origin, asked: bool) -> None:
     assert is_asked(without_model(), origin) is asked
 
 
-@pytest.mark.parametrize("policy", [{"plain": True}, {}, {"retries": 2}, {"cache_policy": INPUTS}])
+@pytest.mark.parametrize("policy", [{"plain": True}, {}, {"retries": 2}, {"cache_policy": TASK_SOURCE}])
 def test_a_model_that_has_spoken_in_the_run_counts(policy: Any) -> None:
     """However its request is configured."""
     assert is_asked(with_model(model=model_task(**policy)))
@@ -106,7 +106,7 @@ def test_a_model_that_has_spoken_in_the_run_counts(policy: Any) -> None:
 def test_a_models_answer_taken_from_another_run_counts() -> None:
     """A cached answer has been spoken, too."""
     journal = memory()
-    run = with_model(model=model_task(cache_policy=INPUTS))
+    run = with_model(model=model_task(cache_policy=TASK_SOURCE))
     assert is_asked(run, journal=journal)
     outcome = start(run, journal=journal, using=options(gate=True))
     assert outcome.tally.cached == 1

@@ -19,7 +19,7 @@ class MemoryCache(MemoryBase):
     def cache_entries(self, wanted: CacheFilter) -> list[CacheEntry]:
         with self._lock:
             rows = [row for row in self._cache.values() if _is_wanted(row, wanted)]
-        rows.sort(key=lambda row: (-row.created, row.key))
+        rows.sort(key=lambda row: (row.created, row.key), reverse=True)
         return [CacheEntry(row.key, len(row.value), *row[2:]) for row in rows[: wanted.limit]]
 
     def clear_cache(self, wanted: CacheFilter) -> int:

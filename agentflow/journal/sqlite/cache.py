@@ -25,7 +25,7 @@ class SqliteCache(SqliteBase):
 
     def cache_entries(self, wanted: CacheFilter) -> list[CacheEntry]:
         where, values = _where(wanted)
-        sql = f"SELECT {_ENTRY} FROM cache WHERE {where} ORDER BY created DESC, key LIMIT ?"  # noqa: S608 - fixed texts
+        sql = f"SELECT {_ENTRY} FROM cache WHERE {where} ORDER BY created DESC, key DESC LIMIT ?"  # noqa: S608 - fixed texts
         return [CacheEntry(*row) for row in self._all(sql, (*values, wanted.limit))]
 
     def clear_cache(self, wanted: CacheFilter) -> int:
