@@ -232,6 +232,10 @@ class Cancelling(Unwinding):
     """The run was asked to stop; its steps refuse to start."""
 
 
+class Stopping(Unwinding):
+    """The process was told to end; the run stops here, between two steps where that is possible, and can be resumed."""
+
+
 class Revoked(Unwinding):
     """The attempt that makes this call was given up (it timed out), so its late doings are refused."""
 

@@ -9,16 +9,17 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet
 
+from agentflow.engine.blocking import Blocked
 from agentflow.engine.delivery import Delivery, when_settled
+from agentflow.engine.group_commit import GroupCommit
 from agentflow.engine.records import Place, Records, identity
-from agentflow.engine.runtime import GroupCommit
 from agentflow.engine.transaction_values import TransactionsOfALife
-from agentflow.errors import Cancelling, Revoked, RollingBack, Suspended, Unwinding
+from agentflow.errors import Cancelling, Revoked, RollingBack, Stopping, Suspended, Unwinding
 from agentflow.journal.protocol import Journal
 from agentflow.model.runs import Origin, Run
 from agentflow.model.states import StateType
@@ -45,8 +46,9 @@ class Options:
 
     settings: Settings
     clock: Callable[[], float] = time.time
-    sleep: Callable[[float], None] = time.sleep
-    sleep_async: Callable[[float], Awaitable[Any]] = asyncio.sleep
+    #: How time passes between retries; None = it does by itself, and whoever sleeps is woken when the run stops.
+    sleep: Callable[[float], None] | None = None
+    sleep_async: Callable[[float], Awaitable[Any]] | None = None
     random: Callable[[], float] = random.random
     #: Seconds that a quiet run stays in memory; None = it never leaves (somebody waits for its result).
     suspend_after: float | None = None
@@ -72,6 +74,10 @@ class ActiveRun:
 
     #: Somebody stops the process (Ctrl-C): the run goes on later, so nothing is rolled back.
     interrupted: bool = False
+    #: The process is to end: no step begins any more; see `agentflow.engine.draining`.
+    draining: bool = False
+    #: It was asked to stop before this life, and transactions are open: it stops at the first step that is new.
+    closing: Cancelling | None = None
     #: Something was submitted.
     submitted: bool = False
     #: Open ``busy`` blocks.
@@ -108,12 +114,11 @@ class ActiveRun:
         self.tally = Tally()
         self.model_spoke = bool(self.records and self.records.spoke)
         self.transactions = TransactionsOfALife(self.records)
-        #: It was asked to stop before this life, and transactions are open: it stops at the first step that is new.
-        self.closing: Cancelling | None = None
         #: Frames of executing bodies.
         self.bodies: set[Frame] = set()
         self.pendings: dict[str, Pending] = {}
         self.queued: set[Queued] = set()
+        self.blocked = Blocked()
         #: Calls of async tasks whose coroutine nobody has started.
         self.unstarted: dict[Call, Any] = {}
         #: Submitted tasks that have not ended or that failed, in their order.
@@ -166,11 +171,13 @@ class ActiveRun:
     def fence(self, fence: Unwinding | None) -> None:
         self._fence = fence
         self.guarded = self.guarded or fence is not None
+        if not isinstance(fence, Suspended):  # in a run that leaves memory nobody sleeps
+            self.blocked.rouse(self)
 
     def check(self, frame: Frame) -> None:
         """Raise what forbids `frame` to do anything; every verb of the engine calls this first."""
         fence = self._fence
-        if fence is not None and not (isinstance(fence, Cancelling) and is_compensating(frame)):
+        if fence is not None and not (isinstance(fence, Cancelling) and frame.is_compensating()):
             raise fence.__class__(*fence.args)
         if self._revoked:
             for around in frame.enclosing():
@@ -205,7 +212,7 @@ class ActiveRun:
         frame.closed = self.guarded = True
         for pending in list(self.pendings.values()):
             inside = any(around is frame for around in pending.frame.enclosing())
-            if inside and not is_compensating(pending.frame):
+            if inside and not pending.frame.is_compensating():
                 pending.wake()
         for queued in tuple(self.queued):
             queued.look()
@@ -225,14 +232,21 @@ class ActiveRun:
 
     def _evict(self) -> None:
         if self.is_quiet():
-            self.stop(Suspended("the run left memory while it waits"))
+            here = Stopping("the process was told to end; the run goes on when it is resumed")
+            self.stop(here if self.blocked.held else Suspended("the run left memory while it waits"))
+
+    def drain(self) -> None:
+        """Begin no step any more, and leave memory as soon as those that have begun have ended. From any thread."""
+        self.options = replace(self.options, suspend_after=0.0)
+        self.draining = self.guarded = True
+        self.blocked.end_pauses()
 
     def stop(self, fence: Unwinding) -> None:
         """Fence the run and unwind whatever waits in it. Callable from any thread."""
         if self.fence is None or isinstance(self.fence, Cancelling):
             self.fence = fence
-        for pending in list(self.pendings.values()):
-            pending.wake()
+        for blocked in [*self.pendings.values(), *self.blocked.held]:
+            blocked.wake()
         for queued in tuple(self.queued):
             queued.release()
         loop = self.loop
@@ -248,7 +262,13 @@ class ActiveRun:
     # -- quiet
     def is_quiet(self) -> bool:
         """Whether nothing moves but durable waits: only then may the run leave memory."""
-        if not self.pendings or self.busy_blocks or self.hops or self.launching or self.group.busy:
+        if (
+            not (self.pendings or self.blocked.held)
+            or self.busy_blocks
+            or self.hops
+            or self.launching
+            or self.group.busy
+        ):
             return False
         if self.fence is not None and not isinstance(self.fence, Cancelling):
             return False
@@ -295,11 +315,6 @@ class ActiveRun:
     def waiting_for(self) -> list[Wait]:
         """What the run waits for."""
         return self.journal.list_waits(number=self.number)
-
-
-def is_compensating(frame: Frame) -> bool:
-    """Whether hooks of a transaction run there."""
-    return any(around.compensating for around in frame.enclosing())
 
 
 def _is_waiting(frame: Frame) -> bool:

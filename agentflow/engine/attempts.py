@@ -9,6 +9,7 @@ from agentflow.engine.cache_locks import check_colour, lock, unlock
 from agentflow.engine.cached_calls import Lookup, take
 from agentflow.engine.caching import is_serialised
 from agentflow.engine.context import Frame
+from agentflow.engine.draining import hold
 from agentflow.engine.handing_on import failure_detail, guilty_below, hand_on, record_failure
 from agentflow.engine.logs import run_log
 from agentflow.engine.records import Place, Record, Records, attempt_scope
@@ -105,7 +106,8 @@ async def _attempts(call: Call, place: Place, record: Record | None, look: Looku
         await rt.pause(run, max(0.0, due - run.options.clock()))
     counted = False
     while True:
-        run.check(call.frame)
+        if run.guarded:
+            await hold(run, call.frame, rt, inline=not call.own)
         child = body_frame(call, place, record, attempt)
         child.counted = child.counted or counted
         if look is not None and look.is_locked:

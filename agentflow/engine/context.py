@@ -179,6 +179,10 @@ class Frame:
             if body.detached:
                 return
 
+    def is_compensating(self) -> bool:
+        """Whether hooks of a transaction run here."""
+        return any(around.compensating for around in self.enclosing())
+
     def enclosing(self) -> Iterator[Frame]:
         """The bodies around a call made here, from the inside out: this one first."""
         frame: Frame | None = self.root

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentflow.engine.attempts import annotate, wants_retry
 from agentflow.engine.context import CURRENT, Frame
+from agentflow.engine.draining import hold
 from agentflow.engine.effects import (
     Permission,
     Told,
@@ -170,7 +171,8 @@ async def _run_effect(call: Call, place: Place, permission: Permission, attempt:
     call.args, call.kwargs = permission.args, permission.kwargs
     around = frame.scope.hex()
     while True:
-        run.check(frame)
+        if run.guarded:
+            await hold(run, frame, rt, inline=not call.own)
         child = body_frame(call, place, None, attempt)
         child.executed = permission.executed
         details = {

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pydantic_core import to_jsonable_python
 
+from agentflow.engine.draining import hold
 from agentflow.engine.records import Place, Record
 from agentflow.engine.waiting import wait_durably, wait_id
 from agentflow.errors import ApprovalDenied, DivergenceError, InDoubtError, ParameterError
@@ -185,6 +186,8 @@ async def _unclaimed(call: Call, rt: Runtime) -> Record | None:
         if not others:
             return None
         await rt.pause(call.run, _HOLD_NAP)
+        if call.run.guarded:
+            await hold(call.run, call.frame, rt, inline=not call.own)
     return others[0]
 
 

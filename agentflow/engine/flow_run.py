@@ -16,6 +16,7 @@ from agentflow.engine.account import account_of
 from agentflow.engine.active import ActiveRun, Tally
 from agentflow.engine.attempts import hand_on_now
 from agentflow.engine.context import CURRENT, Frame
+from agentflow.engine.draining import hold
 from agentflow.engine.futures import resolved, unlooked
 from agentflow.engine.handing_on import culprits
 from agentflow.engine.logs import flush_logs, run_log
@@ -31,6 +32,7 @@ from agentflow.errors import (
     Fenced,
     NotAwaitedError,
     RunCancelled,
+    Stopping,
     Suspended,
     TaskTimeoutError,
     Unwinding,
@@ -83,6 +85,7 @@ def run_blocking(active: ActiveRun, body: Body) -> Outcome:
     context = copy_context()
     try:
         value, error = context.run(lambda: drive(_caught(active, body, INLINE)))
+        _stop_if_interrupted(active, error)
         for future in list(active.futures) if active.fence is None else ():
             future.wait()
         return drive(_end(active, value, error, INLINE))
@@ -112,6 +115,7 @@ async def run_on_loop(active: ActiveRun, body: Body) -> Outcome:
                     interrupted, active.interrupted = error, True
                     task.cancel()
         value, error = task.result()
+        _stop_if_interrupted(active, interrupted or error)
         await _finish_strays(active)
         return await _end(active, value, interrupted or error, LOOP)
     finally:
@@ -119,6 +123,15 @@ async def run_on_loop(active: ActiveRun, body: Body) -> Outcome:
         waker.remove(active)
         if active.places:
             await asyncio.to_thread(close_places, active)
+
+
+def _stop_if_interrupted(active: ActiveRun, error: BaseException | None) -> None:
+    """What ends the process (Ctrl-C) ends everything of the run: what its threads and tasks would still begin."""
+    if error is None or isinstance(error, (Exception, Unwinding)) or active.fence is not None:
+        return
+    stopping = Stopping("it was interrupted; it goes on when it is resumed")
+    stopping.__cause__ = error  # what its caller gets
+    active.stop(stopping)
 
 
 async def _finish_strays(active: ActiveRun) -> None:
@@ -163,7 +176,8 @@ async def _attempts(active: ActiveRun, body: Body, rt: Inline | Loop) -> Any:
         frame = Frame(active, None, policy, (ROOT, ROOT, 0), attempt, rt.task())
         frame.t0 = active.options.clock()
         first = active.next_id()
-        active.check(frame)
+        if active.guarded:
+            await hold(active, frame, rt, inline=True)
         token = CURRENT.set(frame)
         if frame.task is None:
             frame.thread = get_ident()
@@ -269,6 +283,7 @@ async def _end(active: ActiveRun, value: Any, error: BaseException | None, rt: I
     if isinstance(error, Unwinding):
         note_unwinding(active, error)
     flush_logs(active)
+    await _after_effects(active, rt)
     fence = active.fence
     if isinstance(fence, Suspended):
         return await _suspended(active, rt)
@@ -277,15 +292,23 @@ async def _end(active: ActiveRun, value: Any, error: BaseException | None, rt: I
     if fence is not None:
         if not isinstance(fence, Fenced):
             await rt.blocking(lambda: active.journal.release_run(active.run))
-        raise fence
+        raise (fence.__cause__ or fence) if isinstance(fence, Stopping) else fence
     if error is None:
         return await _finished(active, StateType.COMPLETED, value, None, rt)
     if isinstance(error, Exception):
         return await _finished(active, StateType.FAILED, None, error, rt)
-    await rt.blocking(
-        lambda: active.journal.release_run(active.run)
-    )  # interrupted: somebody resumes it later
+    await rt.blocking(lambda: active.journal.release_run(active.run))
     raise error
+
+
+async def _after_effects(active: ActiveRun, rt: Inline | Loop) -> None:
+    """A run does not end before its side effects do; unless somebody insists (a second Ctrl-C)."""
+    try:
+        for effect in list(active.effects.values()):
+            await rt.over(effect)
+    except BaseException:
+        active.journal.release_run(active.run)
+        raise
 
 
 async def _finished(

@@ -110,6 +110,7 @@ class TaskFuture(Generic[R_co]):
         self.seen = True
         self._block(timeout)
         if not self.done():
+            self._refuse_stopped()
             message = f"{self.name} has not ended within {timeout:g} s"
             raise TimeoutError(message)
         try:
@@ -123,6 +124,8 @@ class TaskFuture(Generic[R_co]):
         """Block until it has ended and return its exception, if any."""
         self.seen = True
         self._block(None)
+        if not self.done():
+            self._refuse_stopped()
         if self._kind != self._ERROR:
             return None
         if not isinstance(self._content, Exception):
@@ -164,11 +167,18 @@ class TaskFuture(Generic[R_co]):
         over = threading.Event()
         self.add_done_callback(over.set)
         frame = CURRENT.get()
-        if frame is None:
+        with (
+            nullcontext() if frame is None else blocked(frame),
+            self._run.blocked.when_stopped(self._run, over.set),
+        ):
             over.wait(timeout)
-            return
-        with blocked(frame):
-            over.wait(timeout)
+        if frame is not None and not self.done():
+            self._run.check(frame)
+
+    def _refuse_stopped(self) -> None:
+        fence = self._run.fence
+        if fence is not None:  # nobody waits for what may never end
+            raise fence.__class__(*fence.args)
 
 
 def _wake(loop: asyncio.AbstractEventLoop, turn: asyncio.Future[None]) -> None:
@@ -236,20 +246,33 @@ def ends_of(futures: Sequence[TaskFuture[T]], timeout: float | None = None) -> I
         message = "waiting for futures would block this thread's event loop; `await` them instead"
         raise ColourError(message)
     deadline = None if timeout is None else time.monotonic() + timeout
-    ended: SimpleQueue[TaskFuture[T]] = SimpleQueue()
+    ended: SimpleQueue[TaskFuture[T] | None] = SimpleQueue()
     for future in futures:
         future.add_done_callback(partial(ended.put, future))
     frame = CURRENT.get()
     for _ in futures:
+        found: TaskFuture[T] | None = None
         with suppress(Empty):
-            yield ended.get_nowait()
-            continue
-        with nullcontext() if frame is None else blocked(frame):
-            try:
-                found = ended.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
-            except Empty:
-                return
+            found = ended.get_nowait()
+        if found is None:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            with nullcontext() if frame is None else _until_stopped(frame, partial(ended.put, None)):
+                try:
+                    found = ended.get(timeout=left)
+                except Empty:
+                    return
+        if found is None:
+            return  # cannot be: see `_until_stopped`
         yield found
+
+
+@contextmanager
+def _until_stopped(frame: Frame, wake: Callable[[], None]) -> Generator[None, None, None]:
+    """Block; `wake` is called when the run is stopped, and then what stopped it is raised."""
+    with blocked(frame), frame.run.blocked.when_stopped(frame.run, wake):
+        yield
+    if frame.run.guarded:
+        frame.run.check(frame)
 
 
 def unlooked(futures: Iterable[TaskFuture[Any]]) -> BaseException | None:

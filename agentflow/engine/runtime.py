@@ -11,12 +11,11 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from agentflow.engine.context import CURRENT, Frame
-from agentflow.engine.delivery import when_settled
 from agentflow.engine.seats import lent, seat, sit
 from agentflow.engine.shielding import Interrupted as Interrupted  # noqa: PLC0414 - it is raised from here
 from agentflow.engine.shielding import finish
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from agentflow.engine.active import ActiveRun
     from agentflow.engine.futures import TaskFuture
     from agentflow.engine.records import Record
-    from agentflow.engine.waiting import Pending
+    from agentflow.engine.waiting import Wakeup
     from agentflow.model.steps import StepRow
 
 T = TypeVar("T")
@@ -109,11 +108,11 @@ class Runtime(Protocol):
         ...
 
     async def pause(self, run: ActiveRun, seconds: float) -> None:
-        """Let time pass."""
+        """Let time pass: less of it where the run is stopped, or its process is to end."""
         ...
 
-    async def park(self, pending: Pending) -> None:
-        """Block until the wait is over; raises what fenced the run meanwhile."""
+    async def park(self, pending: Wakeup) -> None:
+        """Block until somebody wakes it. Raises `ColourError` where that would block a running loop."""
         ...
 
     def is_inline(self, frame: Frame) -> bool:
@@ -199,14 +198,18 @@ class Inline:
                 box.append((True, context.run(function, *args, **kwargs)))
             except BaseException as error:
                 box.append((False, error))
+            finally:
+                over.wake()
 
-        thread = threading.Thread(target=target, name=f"agentflow-{frame.policy.name}", daemon=True)
-        thread.start()
-        thread.join(seconds)
+        with frame.run.blocked.asleep(frame.run, woken=not frame.in_effect) as over:
+            threading.Thread(target=target, name=f"agentflow-{frame.policy.name}", daemon=True).start()
+            over.block(seconds)
         if not box:
             frame.run.revoke(frame)
             if own is not None:
                 sit(own.leave())
+            if frame.run.fence is not None:  # nobody waits for what a stopped run still computes
+                frame.run.check(frame)
             raise Overdue
         succeeded, value = box[0]
         if succeeded:
@@ -214,12 +217,16 @@ class Inline:
         raise value
 
     async def pause(self, run: ActiveRun, seconds: float) -> None:
-        run.options.sleep(seconds)
+        if run.options.sleep is not None:
+            run.options.sleep(seconds)
+            return
+        with run.blocked.asleep(run, pauses=True) as sleeper:
+            sleeper.block(seconds)
 
-    async def park(self, pending: Pending) -> None:
+    async def park(self, pending: Wakeup) -> None:
         if running_loop() is not None:
             message = (
-                f"{pending.wait.name!r} would block this thread's event loop; "
+                f"{pending.name!r} would block this thread's event loop; "
                 "await it, or call the task through `.submit(...)` and await that"
             )
             raise ColourError(message)
@@ -322,9 +329,13 @@ class Loop:
             raise
 
     async def pause(self, run: ActiveRun, seconds: float) -> None:
-        await run.options.sleep_async(seconds)
+        if run.options.sleep_async is not None:
+            await run.options.sleep_async(seconds)
+            return
+        with run.blocked.asleep(run, pauses=True) as sleeper:
+            await sleeper.arrive(seconds)
 
-    async def park(self, pending: Pending) -> None:
+    async def park(self, pending: Wakeup) -> None:
         await pending.arrive()
 
     def is_inline(self, frame: Frame) -> bool:
@@ -380,88 +391,6 @@ class Extras:
 
 NO_EXTRAS = Extras()
 DURABLY = Extras(durable=True)
-
-
-@dataclass(slots=True)
-class _Request:
-    rows: list[StepRow]
-    extras: Extras | None
-    turn: asyncio.Future[None]
-
-
-class GroupCommit:
-    """Commits of a run with several branches: what ends before the loop settles is one batch, in one transaction.
-
-    One batch at a time, so that the order in which values reach their callers is the order of the rows.
-    """
-
-    def __init__(self) -> None:
-        self._waiting: list[_Request] = []
-        self._flushing = False
-        self._hop: asyncio.Future[None] | None = None
-
-    @property
-    def busy(self) -> bool:
-        """Whether rows are on their way."""
-        return bool(self._waiting) or self._flushing
-
-    async def drained(self) -> None:
-        """Return when nothing is on its way any more."""
-        while self.busy:
-            last = self._waiting[-1].turn if self._waiting else self._hop
-            if last is not None:
-                await asyncio.wait([last])
-
-    async def commit(self, run: ActiveRun, rows: list[StepRow], extras: Extras | None) -> None:
-        """Return when the rows are committed and it is their turn."""
-        loop = asyncio.get_running_loop()
-        turn = loop.create_future()
-        if not self.busy:
-            when_settled(loop, partial(self._flush, run, loop))
-        self._waiting.append(_Request(rows, extras, turn))
-        await turn
-
-    def _flush(self, run: ActiveRun, loop: asyncio.AbstractEventLoop) -> None:
-        batch, self._waiting = self._waiting, []
-        rows = [row for request in batch for row in request.rows]
-        if len(rows) > 1:
-            first = rows[0].id
-            rows = [row._replace(batch=first) for row in rows]
-        extras = reduce(Extras.__add__, (request.extras for request in batch if request.extras), NO_EXTRAS)
-        try:
-            done = extras is NO_EXTRAS and run.journal.try_append(run.number, run.epoch, rows)
-        except BaseException as error:
-            _tell(batch, error)
-            return
-        if done:
-            _tell(batch, None)
-            return
-        self._flushing = True
-        append = partial(run.journal.append, run.number, run.epoch, rows, **extras.options())
-        hop = self._hop = loop.run_in_executor(writer(), append)
-        hop.add_done_callback(lambda hop: self._landed(run, loop, batch, hop))
-
-    def _landed(
-        self,
-        run: ActiveRun,
-        loop: asyncio.AbstractEventLoop,
-        batch: list[_Request],
-        hop: asyncio.Future[None],
-    ) -> None:
-        self._flushing = False
-        _tell(batch, hop.exception())
-        if self._waiting:
-            when_settled(loop, partial(self._flush, run, loop))
-
-
-def _tell(batch: list[_Request], error: BaseException | None) -> None:
-    for request in batch:
-        if request.turn.done():
-            continue
-        if error is None:
-            request.turn.set_result(None)
-        else:
-            request.turn.set_exception(error)
 
 
 def _current_task() -> Any:

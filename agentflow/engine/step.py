@@ -14,6 +14,7 @@ import orjson
 
 from agentflow.engine.active import ActiveRun
 from agentflow.engine.context import CURRENT, Frame
+from agentflow.engine.draining import hold
 from agentflow.engine.handing_on import failure_detail, record_failure
 from agentflow.engine.records import Place, Record, Scope
 from agentflow.engine.runtime import INLINE, Extras, drive
@@ -104,13 +105,14 @@ class Call:
 
 def find(call: Call, place: Place) -> Record | None:
     """The record of a call, claimed; None where it is new. Raises what forbids anything new, where it has not ended."""
-    record = None if call.run.records is None else _find(call, place)
+    record = None if call.run.records is None else recorded(call, place)
     if call.run.guarded and (record is None or not record.end):
         call.run.admit(call.frame)
     return record
 
 
-def _find(call: Call, place: Place) -> Record | None:
+def recorded(call: Call, place: Place) -> Record | None:
+    """The record of a call, claimed; None where it is new."""
     run, frame = call.run, call.frame
     if run.records is None:
         return None
@@ -231,6 +233,7 @@ async def execute(call: Call, rt: Runtime) -> Any:
     try:
         if run.guarded:
             run.check_call(frame)
+            await hold(run, frame, rt, inline=not call.own)
         place = call.place() if call.own else (call.key, frame.branch, call.occurrence)
         if not policy.plain:
             return await _full(call, place, rt)

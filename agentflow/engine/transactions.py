@@ -20,7 +20,7 @@ from agentflow.engine.handing_on import record_failure
 from agentflow.engine.policy import StepPolicy, TransactionHook
 from agentflow.engine.records import Place, Record
 from agentflow.engine.runtime import Extras, running_loop
-from agentflow.engine.step import Call, count_effect, end_row, execute_now, find, start_rows
+from agentflow.engine.step import Call, count_effect, end_row, execute_now, recorded, start_rows
 from agentflow.engine.transaction_hooks import (
     COMMIT,
     ROLLBACK,
@@ -111,9 +111,8 @@ class OpenTransaction:
         self.call = Call(around, policy, digest, _nothing, (), {}, dict, lambda _: ((), {}))
         self.call.own = not rt.is_inline(around)
         place = self.call.place()
-        guarded, run.guarded = run.guarded, False
-        self.record = find(self.call, place)  # a block is nothing new by itself, only what begins in it is
-        run.guarded = guarded
+        # a block is nothing new by itself, only what begins in it is
+        self.record = None if run.records is None else recorded(self.call, place)
         if self.record is not None:
             place = self.record.place
             if self._is_inner():

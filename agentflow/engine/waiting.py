@@ -43,14 +43,13 @@ def wait_id(run: ActiveRun, kind: WaitKind, scope: bytes, place: Place, count: i
     return f"{_PREFIX.get(kind, kind.value)}-{digest.hex()[:16]}"
 
 
-class Pending:
-    """A branch of a running run that blocks on a wait."""
+class Wakeup:
+    """A branch that blocks, in a thread or on a loop, until somebody else wakes it."""
 
-    def __init__(self, run: ActiveRun, wait: Wait, since: float, frame: Frame) -> None:
+    def __init__(self, run: ActiveRun | None, name: str) -> None:
         self.run = run
-        self.frame = frame
-        self.wait = wait
-        self.since = since
+        #: What it waits for, for people.
+        self.name = name
         self._event = threading.Event()
         self._turn: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -59,11 +58,6 @@ class Pending:
     def is_over(self) -> bool:
         """Whether its branch has been told to go on."""
         return self._event.is_set()
-
-    def answer(self, wait: Wait) -> None:
-        """Let the branch go on with the decided wait."""
-        self.wait = wait
-        self.wake()
 
     def wake(self) -> None:
         """Let the branch look again; from any thread."""
@@ -76,16 +70,36 @@ class Pending:
         if self._turn is not None and not self._turn.done():
             self._turn.set_result(None)
 
-    def block(self) -> None:
-        """Block this thread."""
-        self._event.wait()
+    def block(self, seconds: float | None = None) -> None:
+        """Block this thread, for so many seconds at the most."""
+        self._event.wait(seconds)
 
-    async def arrive(self) -> None:
-        """Block this asyncio task."""
+    async def arrive(self, seconds: float | None = None) -> None:
+        """Block this asyncio task, for so many seconds at the most."""
         self._loop = asyncio.get_running_loop()
         self._turn = self._loop.create_future()
-        if not self._event.is_set():
-            await self._turn
+        timer = None if seconds is None else self._loop.call_later(seconds, self._resolve)
+        try:
+            if not self._event.is_set():
+                await self._turn
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+
+class Pending(Wakeup):
+    """A branch of a running run that blocks on a wait."""
+
+    def __init__(self, run: ActiveRun, wait: Wait, since: float, frame: Frame) -> None:
+        super().__init__(run, wait.name)
+        self.frame = frame
+        self.wait = wait
+        self.since = since
+
+    def answer(self, wait: Wait) -> None:
+        """Let the branch go on with the decided wait."""
+        self.wait = wait
+        self.wake()
 
 
 async def wait_durably(run: ActiveRun, frame: Frame, wait: Wait, rt: Runtime, *, inline: bool = True) -> Wait:
@@ -109,7 +123,9 @@ async def wait_durably(run: ActiveRun, frame: Frame, wait: Wait, rt: Runtime, *,
         with waiting_in(frame, inline=inline):
             await rt.park(pending)
     except asyncio.CancelledError:
-        if run.fence is None:  # the flow has lost interest: nobody shall be asked in vain
+        if (
+            run.fence is None and not run.interrupted
+        ):  # the flow has lost interest: nobody shall be asked in vain
             await rt.blocking(partial(run.journal.withdraw_wait, run.epoch, wait))
         raise
     finally:
@@ -199,7 +215,7 @@ class Waker:
     def _patience(self, runs: dict[ActiveRun, _Quiet]) -> float | None:
         waits = [
             run.options.settings.quiet_grace
-            if run.pendings and not quiet.said
+            if (run.pendings or run.blocked.held) and not quiet.said
             else run.options.settings.poll_interval
             for run, quiet in runs.items()
         ]
@@ -253,9 +269,9 @@ class Waker:
         now = run.options.clock()
         if not quiet.said:
             quiet.said, quiet.since = True, now
-            self._say(
-                run, StateType.PAUSED, waiting_message([pending.wait for pending in run.pendings.values()])
-            )
+            if not run.blocked.held:  # else it does not wait, it is about to be given back
+                waits = [pending.wait for pending in run.pendings.values()]
+                self._say(run, StateType.PAUSED, waiting_message(waits))
         patience = run.options.suspend_after
         if patience is not None and now - quiet.since >= patience:
             run.evict()

@@ -8,32 +8,38 @@ from typing import Any
 from agentflow.errors import Cancelling, DecisionRefusedError, Fenced, RunOwnedError, UsageError
 from agentflow.model.runs import Origin, Run
 from agentflow.model.states import StateType, is_legal
-from agentflow.model.steps import SEQUENCE_BITS, StepRow, sequence_of
+from agentflow.model.steps import ENDS, SEQUENCE_BITS, StepRow, sequence_of
 from agentflow.model.waits import VERDICTS, Decision, Verdict, Wait, WaitKind
 
 
+def is_undone(transactions: Iterable[StepRow]) -> bool:
+    """Whether nothing of a run is left to be undone, as its rows about transactions say."""
+    last = {(row.scope, row.key, row.branch, row.occurrence): row.event for row in transactions}
+    return all(event in ENDS for event in last.values())
+
+
 def next_state(
-    row: Sequence[Any] | None, epoch: int, state: StateType, message: str, *, release: bool
+    row: Sequence[Any] | None, epoch: int, state: StateType, message: str, *, over: bool
 ) -> tuple[StateType, str]:
     """The state and the message to store. Refuses a stale owner's change, and one that the table does not know.
 
-    `row` = (state, epoch, message). A run that was asked to stop stays CANCELLING until it has stopped, or until
-    nobody owns it any more: then it has.
+    `row` = (state, epoch, message). A run that was asked to stop stays CANCELLING until it has stopped: or until it is
+    `over`, as nobody owns it any more and nothing of it is to be undone.
     """
     if row is None or row[1] != epoch:
         raise Fenced("another process has taken this run over")
     before = StateType(row[0])
     if before is StateType.CANCELLING and state in (StateType.PAUSED, StateType.RUNNING):
-        return (StateType.CANCELLED if release else before), row[2]
+        return (StateType.CANCELLED if over else before), row[2]
     if before.is_final or not is_legal(before, state):
         raise ValueError(f"a run cannot go from {before} to {state}")
     return state, message
 
 
-def cancelled_state(state: StateType, stored: str, message: str, *, owned: bool) -> tuple[StateType, str]:
+def cancelled_state(state: StateType, stored: str, message: str, *, over: bool) -> tuple[StateType, str]:
     """What a run that has not ended becomes when somebody asks it to stop; who asks first counts."""
     return (
-        StateType.CANCELLING if owned else StateType.CANCELLED,
+        StateType.CANCELLED if over else StateType.CANCELLING,
         stored if state is StateType.CANCELLING else message,
     )
 

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+import time
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
-from agentflow import flow, task
+from agentflow import flow, sleep, task, wait_for_event
+from agentflow.engine.active import Options
+from agentflow.engine.waiting import waker_of
+from agentflow.errors import Stopping
+from agentflow.journal.memory import MemoryJournal
 from agentflow.model.states import StateType
-from tests.fundamentals.lives import memory, start
+from tests.fundamentals.lives import Clock, last_run, memory, options, resume, rows, start
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
@@ -29,3 +39,258 @@ def test_what_interrupts_the_process_interrupts_the_run(kind: type[BaseException
     assert calls == [1]
     (due,) = journal.due_runs(0.0)
     assert due.state is StateType.RUNNING
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("where", ["sub-flow", "thread", "async task", "async branch"])
+def test_an_interrupt_anywhere_below_interrupts_the_whole_run(kind: type[BaseException], where: str) -> None:
+    """In a sub-flow, a submitted thread, an async task: the run is given back, and resumes with what was done."""
+    journal, tries = memory(), list[int]()
+
+    @task
+    def first() -> int:
+        return 1
+
+    @task(retries=2)
+    def interrupted() -> int:
+        tries.append(1)
+        if len(tries) == 1:
+            raise kind
+        return 2
+
+    @task(retries=2)
+    async def interrupted_async() -> int:
+        return interrupted.fn()
+
+    async def nothing() -> int:
+        return 0
+
+    @flow
+    def below() -> int:
+        return interrupted()
+
+    @flow(name="run")
+    def run() -> int:
+        return first() + (below() if where == "sub-flow" else interrupted.submit().result())
+
+    @flow(name="run")
+    async def run_async() -> int:
+        one = first()
+        if where == "async task":
+            return one + await interrupted_async()
+        return one + sum(await asyncio.gather(interrupted_async(), nothing()))
+
+    which = run if where in ("sub-flow", "thread") else run_async
+    with pytest.raises(kind):
+        start(which, journal=journal)
+    (due,) = journal.due_runs(0.0)
+    assert (due.state, due.owner) == (StateType.RUNNING, "")
+    outcome = resume(which, due.id, journal)
+    assert (outcome.value, outcome.tally.reused, len(tries)) == (3, 1, 2)
+
+
+def test_an_interrupted_run_leaves_its_threads_behind_and_waits_for_their_effects() -> None:
+    """What cannot be interrupted is refused its next step; a side effect ends, recorded, before the run is let go."""
+    journal, go, refused = memory(), threading.Event(), threading.Event()
+    begun = threading.Barrier(3)
+
+    @task
+    def step() -> None: ...
+
+    @task
+    def stuck() -> None:
+        begun.wait(5)
+        go.wait(5)
+        try:
+            step()
+        except Stopping:
+            refused.set()
+
+    @task(side_effect=True)
+    def pay() -> str:
+        begun.wait(5)
+        waker_of(journal).poke()
+        time_passes()
+        return "paid"
+
+    @flow
+    def run() -> None:
+        stuck.submit()
+        pay.submit()
+        begun.wait(5)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        start(run, journal=journal)
+    assert [row.event for row in rows(journal)] == ["intent", "completed"]
+    go.set()
+    assert refused.wait(5)
+
+
+def time_passes() -> None:
+    """Let the other threads come far enough to do what they should not."""
+    for _ in range(20):
+        threading.Event().wait(0.001)
+
+
+def drain(journal: MemoryJournal) -> None:
+    """The process is told to end."""
+    life = waker_of(journal).life_of(1)
+    assert life is not None
+    life.drain()
+    waker_of(journal).poke()
+
+
+def patient() -> Options:
+    """Delays are real, and would be long."""
+    return replace(options(suspend=False), clock=time.time, sleep=None, sleep_async=None)
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+def test_a_process_that_is_to_end_lets_running_steps_end_and_begins_no_more(colour: str) -> None:
+    """What has begun is recorded, what has not is not begun; the run is given back and nothing is done twice."""
+    journal, done = memory(), list[str]()
+
+    @task
+    def first() -> str:
+        if not done:
+            drain(journal)
+        done.append("first")
+        return "first"
+
+    @task
+    def second() -> str:
+        done.append("second")
+        return "second"
+
+    @task
+    async def first_async() -> str:
+        await asyncio.sleep(0)
+        return first.fn()
+
+    @task
+    async def second_async() -> str:
+        return second.fn()
+
+    @flow(name="run")
+    def run() -> list[str]:
+        return [first(), second()]
+
+    @flow(name="run")
+    async def run_async() -> list[str]:
+        async def branch() -> str:
+            await asyncio.sleep(0)
+            return await second_async()
+
+        return list(await asyncio.gather(first_async(), branch()))
+
+    which = run if colour == "sync" else run_async
+    with pytest.raises(Stopping):
+        start(which, journal=journal, using=patient())
+    (due,) = journal.due_runs(0.0)
+    assert (due.state, due.owner) == (StateType.RUNNING, "")
+    assert resume(which, due.id, journal).value == ["first", "second"]
+    assert sorted(done) == ["first", "second"]
+    stored = journal.get_run(due.id)
+    assert stored is not None
+    assert stored.crashes == 0
+
+
+def test_a_process_that_is_to_end_waits_for_bodies_in_other_threads() -> None:
+    """One that is at work when the others are held still ends, recorded."""
+    journal, go, done = memory(), threading.Event(), list[int]()
+
+    @task
+    def slow(number: int) -> int:
+        go.wait(5)
+        time_passes()
+        done.append(number)
+        return number
+
+    @task
+    def add(numbers: list[int]) -> int:
+        return sum(numbers)
+
+    @task
+    def begin() -> None:
+        drain(journal)
+        go.set()
+
+    @flow
+    def run() -> int:
+        futures = slow.map([1, 2, 3])
+        begin()
+        return add([future.result() for future in futures])
+
+    with pytest.raises(Stopping):
+        start(run, journal=journal, using=patient())
+    started = len(done)
+    assert len(rows(journal, "completed", name="slow")) == started
+    assert resume(run, last_run(journal), journal).value == 6
+    assert sorted(done) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+@pytest.mark.parametrize("where", ["task", "flow"])
+def test_a_process_that_is_to_end_does_not_wait_for_a_delay_between_retries(colour: str, where: str) -> None:
+    """The run is given back with the time that is left, and does not try again before it."""
+    journal, tries = memory(), list[int]()
+    hour: dict[str, Any] = {"retries": 1, "retry_delay_seconds": 3600}
+
+    @task(**(hour if where == "task" else {}))
+    def fail() -> int:
+        tries.append(1)
+        if len(tries) == 1:
+            threading.Thread(target=once_recorded, daemon=True).start()
+            raise ValueError
+        return 1
+
+    @task(**(hour if where == "task" else {}))
+    async def fail_async() -> int:
+        return fail.fn()
+
+    @flow(name="run", **(hour if where == "flow" else {}))
+    def run() -> int:
+        return fail()
+
+    @flow(name="run", **(hour if where == "flow" else {}))
+    async def run_async() -> int:
+        return await fail_async()
+
+    def once_recorded() -> None:
+        while not rows(journal, "attempt"):
+            threading.Event().wait(0.001)
+        drain(journal)
+
+    which = run if colour == "sync" else run_async
+    with pytest.raises(Stopping):
+        start(which, journal=journal, using=patient())
+    assert tries == [1]
+    clock = Clock()
+    assert resume(which, last_run(journal), journal, options(clock)).value == 1
+    (slept,) = [seconds for seconds in clock.slept if seconds > 0]
+    assert 3500 < slept <= 3600
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+def test_a_process_that_is_to_end_evicts_what_waits(colour: str) -> None:
+    """A run that only waits is PAUSED, as if its time in memory had been up."""
+    journal = memory()
+
+    @flow
+    def run() -> Any:
+        return wait_for_event("never").result()
+
+    @flow
+    async def run_async() -> Any:
+        return await asyncio.gather(wait_for_event("never"), sleep(3600))
+
+    def once_open() -> None:
+        while not journal.list_waits():
+            threading.Event().wait(0.001)
+        drain(journal)
+
+    threading.Thread(target=once_open, daemon=True).start()
+    outcome = start(run if colour == "sync" else run_async, journal=journal, using=patient())
+    assert outcome.state is StateType.PAUSED
+    assert journal.due_runs(0.0) == []

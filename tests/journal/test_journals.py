@@ -347,6 +347,27 @@ def test_a_run_that_its_owner_lets_go_while_it_is_to_stop_has_stopped(journal: J
     assert not journal.is_owned(run)
 
 
+@pytest.mark.parametrize("how", ["released", "leaves memory", "nobody owned it"])
+def test_a_run_with_a_transaction_to_be_undone_is_not_over(journal: Journal, how: str) -> None:
+    """It stays due, so that somebody undoes it first; once it is undone, letting go of it ends it."""
+    run = journal.create_run(new_run())
+    begun = row(run, 1, "started")._replace(kind="transaction")
+    journal.append(run.number, run.epoch, [begun])
+    if how == "nobody owned it":
+        journal.release_run(run)
+    assert journal.request_cancel(run.id, "enough").state is StateType.CANCELLING
+    if how == "released":
+        journal.release_run(run)
+    elif how == "leaves memory":
+        journal.set_state(run.number, run.epoch, StateType.PAUSED, release=True)
+    assert [due.id for due in journal.due_runs(99.0)] == [run.id]
+    again = journal.claim_run(run.id)
+    undone = begun._replace(id=begun.id + 1, event="rolled_back")
+    journal.append(again.number, again.epoch, [undone])
+    journal.release_run(again)
+    assert state_of(journal, run) == (StateType.CANCELLED, "enough")
+
+
 def test_the_reason_of_a_request_survives_the_owner(journal: Journal) -> None:
     """Whoever claims the run next knows why it is to stop."""
     run = journal.create_run(new_run())

@@ -71,7 +71,7 @@ class MemoryRuns(MemoryBase):
         with self._lock:
             now = self._runs[run.number]
             if now.epoch == run.epoch:
-                if now.state is StateType.CANCELLING:
+                if now.state is StateType.CANCELLING and self._is_undone(run.number):
                     now = replace(now, state=StateType.CANCELLED, ended=self._clock())
                     self._forget_run(run.number)
                 self._runs[run.number] = replace(now, owner="")
@@ -97,7 +97,8 @@ class MemoryRuns(MemoryBase):
         with self._lock:
             run = self._runs.get(number)
             row = run and (run.state, run.epoch, run.message)
-            stored, why = rules.next_state(row, epoch, state, message, release=release)
+            over = release and self._is_undone(number)
+            stored, why = rules.next_state(row, epoch, state, message, over=over)
             ended = self._clock() if stored.is_final else None
             before = self._runs[number]
             owner = "" if release else before.owner
@@ -142,12 +143,15 @@ class MemoryRuns(MemoryBase):
         return run
 
     def _cancel(self, run: Run, message: str) -> None:
-        owned = run.number in self._owned
-        state, why = rules.cancelled_state(run.state, run.message, message, owned=owned)
+        over = run.number not in self._owned and self._is_undone(run.number)
+        state, why = rules.cancelled_state(run.state, run.message, message, over=over)
         ended = self._clock() if state.is_final else None
         self._runs[run.number] = replace(run, state=state, message=why, ended=ended)
         if state.is_final:
             self._forget_run(run.number)
+
+    def _is_undone(self, number: int) -> bool:
+        return rules.is_undone(row for row in self._steps.get(number, ()) if row.kind == "transaction")
 
     def _below(self, run_id: str) -> list[Run]:
         """All runs that this one has started, those that they have started, and so on."""

@@ -53,7 +53,10 @@ class RunVerbs(Protocol):
         ...
 
     def release_run(self, run: Run) -> None:
-        """Own it no longer: one that was asked to stop has stopped. Without effect where it was taken over."""
+        """Own it no longer. Without effect where it was taken over.
+
+        One that was asked to stop has stopped then; unless a transaction is to be undone: it stays CANCELLING, and due.
+        """
         ...
 
     def set_state(
@@ -73,7 +76,8 @@ class RunVerbs(Protocol):
 
         `account` is what the life has to say of the records that it found.
 
-        One that was asked to stop does not go back to RUNNING or PAUSED: it is CANCELLING, and released CANCELLED.
+        One that was asked to stop does not go back to RUNNING or PAUSED: it is CANCELLING, and CANCELLED once it is
+        released and no transaction is to be undone.
         Illegal transitions are refused with ValueError, stale epochs with `Fenced`.
         """
         ...
@@ -85,7 +89,8 @@ class RunVerbs(Protocol):
     def request_cancel(self, run_id: str, message: str) -> Run:
         """Ask a run to stop, and all that it has started, whole: CANCELLED at once where nobody runs it.
 
-        Where somebody does, it is CANCELLING until its owner has seen it; a second request changes nothing then. Raises
+        Where somebody does, it is CANCELLING until its owner has seen it; and where a transaction is to be undone,
+        until somebody has run it again (it is due). A second request changes nothing then. Raises
         `RunNotFoundError`, `RunFinishedError`.
         """
         ...

@@ -23,9 +23,7 @@ UPDATE run SET state = ?1, message = ?2, ended = ?3, result = ?4, error = ?5,
 WHERE number = ?7 AND epoch = ?8
 
 -- name: release_run
-UPDATE run SET owner = '', ended = CASE state WHEN 'CANCELLING' THEN ?1 ELSE ended END,
-               state = CASE state WHEN 'CANCELLING' THEN 'CANCELLED' ELSE state END
-WHERE number = ?2 AND epoch = ?3 RETURNING state
+UPDATE run SET owner = '' WHERE number = ? AND epoch = ? RETURNING state
 
 -- name: add_origin
 UPDATE run SET origins = ? WHERE number = ?
@@ -54,6 +52,9 @@ INSERT INTO step VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 -- name: append_step_fenced
 INSERT INTO step SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16
 WHERE (SELECT epoch FROM run WHERE number = ?1 >> 32) = ?17
+
+-- name: transactions
+SELECT * FROM step WHERE id > ? AND id < ? AND kind = 'transaction' ORDER BY id
 
 -- name: steps
 SELECT * FROM step WHERE id > ? AND id < ? ORDER BY id LIMIT ?

@@ -16,6 +16,7 @@ from agentflow.journal.sqlite.cache import forget_run
 from agentflow.model.lives import LifeEnd, end_of
 from agentflow.model.runs import NewRun, Origin, Run
 from agentflow.model.states import StateType
+from agentflow.model.steps import SEQUENCE_BITS, StepRow
 
 T = TypeVar("T")
 
@@ -97,14 +98,18 @@ class SqliteRuns(SqliteBase):
         now = self._clock()
 
         def work(db: apsw.Connection) -> None:
-            state = db.execute(SQL["release_run"], (now, run.number, run.epoch)).get
+            state = db.execute(SQL["release_run"], (run.number, run.epoch)).get
             if state is None:
                 return
-            is_final = StateType(state).is_final
-            end = end_of(StateType(state)) if is_final else LifeEnd.INTERRUPTED
-            db.execute(SQL["end_life"], (now, end.value, "", None, run.number, run.epoch))
-            if is_final:
+            end = LifeEnd.INTERRUPTED
+            if state == StateType.CANCELLING and _is_undone(db, run.number):
+                stopped = (StateType.CANCELLED.value, now, run.number)
+                db.execute("UPDATE run SET state = ?, ended = ? WHERE number = ?", stopped)
+                state = StateType.CANCELLED.value
+            if StateType(state).is_final:
+                end = end_of(StateType(state))
                 forget_run(db, run.number)
+            db.execute(SQL["end_life"], (now, end.value, "", None, run.number, run.epoch))
 
         try:
             self._commit(work)
@@ -129,7 +134,8 @@ class SqliteRuns(SqliteBase):
 
         def work(db: apsw.Connection) -> None:
             row = db.execute("SELECT state, epoch, message FROM run WHERE number = ?", (number,)).get
-            stored, why = rules.next_state(row, epoch, state, message, release=release)
+            over = release and row is not None and row[0] == StateType.CANCELLING and _is_undone(db, number)
+            stored, why = rules.next_state(row, epoch, state, message, over=over)
             ended = now if stored.is_final else None
             db.execute(
                 SQL["set_state"],
@@ -173,8 +179,8 @@ class SqliteRuns(SqliteBase):
         return run
 
     def _cancel(self, db: apsw.Connection, run: Run, message: str) -> None:
-        owned = self._ownership.is_held(run.number, run.epoch)
-        state, why = rules.cancelled_state(run.state, run.message, message, owned=owned)
+        over = not self._ownership.is_held(run.number, run.epoch) and _is_undone(db, run.number)
+        state, why = rules.cancelled_state(run.state, run.message, message, over=over)
         ended = self._clock() if state.is_final else None
         db.execute(SQL["cancel"], (state.value, why, ended, run.number))
         if state.is_final:
@@ -220,3 +226,8 @@ class SqliteRuns(SqliteBase):
     def is_owned(self, run: Run) -> bool:
         epoch = self._one(SQL["run_epoch"], (run.number,))
         return epoch is not None and self._ownership.is_held(run.number, epoch[0])
+
+
+def _is_undone(db: apsw.Connection, number: int) -> bool:
+    span = (number << SEQUENCE_BITS, (number + 1) << SEQUENCE_BITS)
+    return rules.is_undone(StepRow(*row) for row in db.execute(SQL["transactions"], span))
