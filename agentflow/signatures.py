@@ -41,6 +41,7 @@ class Binder:
         simple = all(parameter.kind is _KINDS.POSITIONAL_OR_KEYWORD for parameter in self.parameters)
         #: The number of arguments for which the positional ones are all there is to bind; -1 = never.
         self.arity = len(self.parameters) if simple else -1
+        self._names = tuple(self.signature.parameters)
 
     def values(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[Any]:
         """The bound arguments in the signature's order, defaults included."""
@@ -50,6 +51,8 @@ class Binder:
 
     def arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The bound arguments by name, defaults included. Raises `ParameterError` where they do not fit."""
+        if not kwargs and len(args) == self.arity:
+            return dict(zip(self._names, args, strict=True))
         try:
             bound = self.signature.bind(*args, **kwargs)
         except TypeError as error:
