@@ -21,6 +21,7 @@ from agentflow.callables import (
 from agentflow.engine import branches
 from agentflow.engine.away import ABROAD, refusal
 from agentflow.engine.caching import CachePolicy
+from agentflow.engine.caching import task_input_hash as task_input_hash  # noqa: PLC0414 - Prefect has it here
 from agentflow.engine.context import CURRENT, Frame, current_frame
 from agentflow.engine.futures import TaskFuture, TaskFutureList
 from agentflow.engine.logs import record_prints

@@ -20,11 +20,10 @@ from agentflow.cache_policies import (
     CacheKeyFnPolicy,
     CachePolicy,
     IsolationLevel,
-    task_input_hash,
 )
 from agentflow.errors import DefinitionError
 from agentflow.journal.protocol import CacheFilter, Journal
-from agentflow.tasks import Task
+from agentflow.tasks import Task, task_input_hash
 from tests.fundamentals.lives import always, log_of, memory, start
 
 CALLS: list[Any] = []
