@@ -22,27 +22,25 @@ from agentflow.engine.flow_run import Body, Outcome, run_blocking, run_on_loop
 from agentflow.engine.logs import record_prints
 from agentflow.engine.places import TaskRunner
 from agentflow.engine.policy import StepPolicy, retry_delays
-from agentflow.engine.reopening import reopen
 from agentflow.engine.runtime import LOOP
 from agentflow.engine.step import Call, execute, execute_now
 from agentflow.engine.tags import TAGS, check_tags
 from agentflow.errors import (
     DefinitionError,
     MissingContextError,
-    ParameterError,
     RunFinishedError,
-    RunNotFoundError,
 )
 from agentflow.fingerprints import fingerprint
 from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Journal
 from agentflow.model.ids import new_id
 from agentflow.model.names import readable_name
-from agentflow.model.runs import NewRun, Origin, Run
+from agentflow.model.runs import NewRun, Origin
 from agentflow.model.steps import StepKind
 from agentflow.naming import RunName, name_maker
 from agentflow.payloads.codec import Codec
 from agentflow.payloads.digests import canonical
+from agentflow.rerunning import Reruns
 from agentflow.settings import Settings
 from agentflow.signatures import Binder, adapter_schema
 from agentflow.task_options import RetryDelay, check_options
@@ -51,7 +49,7 @@ P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
 
 
-class Flow(Generic[P, R_co]):
+class Flow(Reruns, Generic[P, R_co]):
     """A function as a flow; made by `flow`."""
 
     def __init__(
@@ -263,56 +261,6 @@ class Flow(Generic[P, R_co]):
         active, arguments = self.claim(run_id, journal=journal, options=options, take_over=take_over)
         return await run_on_loop(active, self._body(arguments))
 
-    def retry(
-        self,
-        run_id: str,
-        *,
-        journal: Journal | None = None,
-        options: Options | None = None,
-        origin: Origin | None = None,
-    ) -> Outcome:
-        """Have an ended run of this flow go on, in this thread: what failed runs again, the rest is reused.
-
-        A run that failed gets another attempt: the steps through which it failed run again, and the pure ones after
-        them in their branches; all pure ones, where the flow's own code failed. A cancelled or crashed run goes on
-        where it was cut off. Side effects that happened stay; one in doubt is asked about.
-
-        `origin`: who asks for it, if not whoever asked for the run. Raises `RunNotFoundError`, and `UsageError` where
-        the run has not ended, or has completed.
-        """
-        journal = journal or open_journal((options or default_options()).settings)
-        self.reopen(run_id, journal, origin=origin)
-        active, arguments = self.claim(run_id, journal=journal, options=options, origin=origin)
-        return run_blocking(active, self._body(arguments))
-
-    async def retry_async(
-        self,
-        run_id: str,
-        *,
-        journal: Journal | None = None,
-        options: Options | None = None,
-        origin: Origin | None = None,
-    ) -> Outcome:
-        """Like `retry`, for an async flow on the running loop."""
-        journal = journal or open_journal((options or default_options()).settings)
-        self.reopen(run_id, journal, origin=origin)
-        active, arguments = self.claim(run_id, journal=journal, options=options, origin=origin)
-        return await run_on_loop(active, self._body(arguments))
-
-    def reopen(self, run_id: str, journal: Journal, *, origin: Origin | None = None) -> Run:
-        """Make an ended run of this flow PENDING, for whoever claims it. Raises as `retry` does."""
-        return reopen(journal, self._own_run(run_id, journal), origin=origin)
-
-    def _own_run(self, run_id: str, journal: Journal) -> Run:
-        """The run, which must be one of this flow."""
-        known = journal.get_run(run_id)
-        if known is None:
-            raise RunNotFoundError(run_id)
-        if known.flow != self.name:
-            message = f"run {run_id} is one of {known.flow}, not of {self.name}"
-            raise ParameterError(message)
-        return known
-
     def claim(
         self,
         run_id: str,
@@ -328,7 +276,7 @@ class Flow(Generic[P, R_co]):
         """
         options = options or default_options()
         journal = journal or open_journal(options.settings)
-        known = self._own_run(run_id, journal)
+        known = self.own_run(run_id, journal)
         if known.state.is_final:
             raise RunFinishedError(run_id, known.state.value)
         code = fingerprint(self.fn)
@@ -337,9 +285,12 @@ class Flow(Generic[P, R_co]):
             codec = Codec(journal.key, allow_pickle=options.settings.allow_pickle)
             arguments: dict[str, Any] = codec.decode(run.parameters)
             lives = journal.lives(run.number)
+            fork = journal.fork_of(run.number)
             changed = not {code, ""}.issuperset({run.fingerprint, *(life.fingerprint for life in lives)})
+            changed = changed or (fork is not None and fork.changed)
             with _no_collection():
                 active = ActiveRun(journal, run, options, rows=journal.steps(run.number), changed=changed)
+            active.fork = fork
         except BaseException:
             journal.release_run(run)
             raise

@@ -195,3 +195,9 @@ def tell_wait(wait: Wait) -> None:
         say(f"Waits for a person: {describe_wait(wait)}")
         for command in ways_to_decide(wait):
             say(f"  {command}")
+
+
+def tell_doubts(doubts: list[dict[str, Any]]) -> None:
+    """Which side effects of a run nobody knows the end of."""
+    for doubt in doubts:
+        say(f"in doubt: {doubt['name']} was started, and nobody knows whether it happened", style="yellow")

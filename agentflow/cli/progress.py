@@ -61,6 +61,8 @@ class RunProgress:
     #: The life that this process runs, for what has begun and is not in the journal yet.
     active: ActiveRun | None = None
     since: float = field(default_factory=time.monotonic)
+    #: So many digits of each step's id are shown.
+    ids: int = 0
     #: Steps that had ended before this life.
     recorded: frozenset[str] = frozenset()
     #: Say of each step that has a cache policy why it was, or was not, taken from the cache.
@@ -156,7 +158,7 @@ class RunProgress:
                 self._explain(tree.add(_summary(name, group, self.recorded)), group)
                 continue
             for step in group:
-                node = tree.add(_line(step, self.recorded))
+                node = tree.add(_line(step, self.recorded, self.ids))
                 self._explain(node, [step])
                 self._add(node, step["id"], children)
 
@@ -181,11 +183,13 @@ def describe_wait(wait: Wait) -> str:
     return f"{wait.kind.value.replace('_', ' ')} {wait.name}".strip() + f" ({wait.id})"
 
 
-def _line(step: dict[str, Any], before: frozenset[str]) -> Text:
+def _line(step: dict[str, Any], before: frozenset[str], ids: int) -> Text:
     mark, style = _MARKS.get(step["event"], ("·", ""))
     recorded = step["id"] in before
     shown = step["run_name"] or step["name"]
     line = Text.assemble(("↺" if recorded else mark, "cyan" if recorded else style), " ", shown)
+    if ids:
+        line.append(f"  {step['id'][-ids:]}", "dim")
     if step["run_name"]:
         line.append(f"  {step['name']}", "dim")
     if step["tags"]:

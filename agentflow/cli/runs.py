@@ -10,17 +10,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
-from rich.console import Console
-from rich.text import Text
 
 from agentflow.cli import persons
-from agentflow.cli.execution import Report, execute, present, report, tell_wait
+from agentflow.cli.execution import Report, execute, present, report, tell_doubts
 from agentflow.cli.finding import find_run
 from agentflow.cli.output import (
     COMPLETED,
     age,
     json_line,
-    json_text,
     print_json,
     print_line,
     print_table,
@@ -38,18 +35,18 @@ from agentflow.journal.protocol import Journal, RunFilter
 from agentflow.loading import load_flow
 from agentflow.model.runs import Origin, Run
 from agentflow.model.states import StateType
-from agentflow.payloads.failures import describe_failure
 from agentflow.run_context import cancel_run
-from agentflow.views import in_doubt, run_view, stamp, steps_of, waiting_view
+from agentflow.views import in_doubt, run_view, stamp
 
 app = App(
     name="runs",
     help="Inspect runs; resume, retry, fork and cancel them. A run is named by its id or an end of it (4 or more).",
 )
+app.command("agentflow.cli.showing:show", name="show")
 app.command("agentflow.cli.reruns:retry", name="retry")
+app.command("agentflow.cli.reruns:fork", name="fork")
 
 _LOOK_SECONDS = 0.2
-_CHILDREN = 50
 
 
 @app.command
@@ -111,61 +108,6 @@ def _row(journal: Journal, run: Run) -> tuple[str, ...]:
         seconds(view["elapsed_s"]),
         message,
     )
-
-
-@app.command
-def show(run: str, /, *, json: Flag = False) -> int:
-    """Show a run: its arguments, its steps, what it waits for, its result or its traceback.
-
-    Args:
-        run: Id of the run, or an end of it.
-        json: Print a JSON object.
-    """
-    journal = open_journal()
-    found = find_run(journal, run)
-    steps = steps_of(journal, found)
-    waits = () if found.state.is_final else tuple(journal.list_waits(number=found.number))
-    view: dict[str, Any] = run_view(found) | {
-        "owned": journal.is_owned(found),
-        "children": [child.id for child in journal.list_runs(RunFilter(limit=_CHILDREN, parent=found.id))],
-        "waiting_for": waiting_view(waits),
-        "in_doubt": in_doubt(journal, found, steps),
-        "steps": steps,
-    }
-    if json:
-        print_json(view)
-        return COMPLETED
-    parts = ("run_id", "name", "flow", "entrypoint", "parent", "state", "message")
-    for name in (*parts, "created", "started", "ended"):
-        if view[name]:
-            print_line(f"{name:<12}{view[name]}")
-    if found.tags:
-        print_line(f"{'tags':<12}{', '.join(found.tags)}")
-    print_line(f"{'origins':<12}{', '.join(found.origins)}")
-    for child in view["children"]:
-        print_line(f"{'child':<12}{child}")
-    if found.crashes:
-        print_line(f"{'crashes':<12}{found.crashes}")
-    print_line(f"{'arguments':<12}{json_text(view['parameters'])}")
-    progress = RunProgress(journal, found)
-    progress.reasons = True
-    progress.recorded = frozenset()  # this is no life in which some steps are old
-    headline = Text(f"{found.flow}: {len(progress.steps)} steps", style="bold")
-    Console(highlight=False).print(progress.final(headline))
-    if view["result"] is not None:
-        print_line(f"result      {json_text(view['result'])}")
-    if found.error is not None:
-        failure = describe_failure(found.error)
-        print_line(failure["traceback"].rstrip() or f"{failure['type']}: {failure['text']}")
-    _tell_doubts(view["in_doubt"])
-    for wait in waits:
-        tell_wait(wait)
-    return COMPLETED
-
-
-def _tell_doubts(doubts: list[dict[str, Any]]) -> None:
-    for doubt in doubts:
-        say(f"in doubt: {doubt['name']} was started, and nobody knows whether it happened", style="yellow")
 
 
 @app.command
@@ -306,7 +248,7 @@ def cancel(*runs: str, reason: str = "", json: Flag = False) -> int:
     for run in cancelled:
         if run.state.is_final:
             say(f"run {run.id} is {run.state.lower()}")
-            _tell_doubts(in_doubt(journal, run))
+            tell_doubts(in_doubt(journal, run))
         else:
             say(f"run {run.id} stops at its next step (it runs in {run.owner or 'another process'})")
     return COMPLETED

@@ -21,6 +21,7 @@ from agentflow.engine.records import Place, Records, identity
 from agentflow.engine.transaction_values import TransactionsOfALife
 from agentflow.errors import Cancelling, Revoked, RollingBack, Stopping, Suspended, Unwinding
 from agentflow.journal.protocol import Journal
+from agentflow.model.lives import Fork
 from agentflow.model.runs import Origin, Run
 from agentflow.model.states import StateType
 from agentflow.model.steps import SEQUENCE_BITS, StepRow, sequence_of
@@ -84,6 +85,8 @@ class ActiveRun:
     busy_blocks: int = 0
     #: Journal calls on their way in other threads.
     hops: int = 0
+    #: Where it comes from, if it began as a copy of another run.
+    fork: Fork | None = None
     #: The steps through which the flow failed, by their sequences.
     culprits: Sequence[int] = ()
 

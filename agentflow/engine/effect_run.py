@@ -102,7 +102,9 @@ def _goes_on(call: Call, record: Record) -> bool:
 async def _permission(call: Call, place: Place, record: Record | None, rt: Runtime) -> Permission | Told:
     """How the effect may start, or a person's word that it has happened already."""
     policy = call.policy
-    if record is not None and is_in_doubt(record) and not policy.idempotent:
+    if record is not None and (
+        _of_the_source(call, record) or (is_in_doubt(record) and not policy.idempotent)
+    ):
         verdict = await resolve_doubt(call, place, record, rt)
         if isinstance(verdict, Told):
             return verdict
@@ -116,6 +118,14 @@ async def _permission(call: Call, place: Place, record: Record | None, rt: Runti
             permission.edited = True
         return permission
     return await permit(call, place, record, rt)
+
+
+def _of_the_source(call: Call, record: Record) -> bool:
+    """Whether the run that this one comes from began it and nobody knows its end: no key of ours would protect it."""
+    fork = call.run.fork
+    if fork is None or record.seq > fork.taken:
+        return False
+    return is_in_doubt(record) or (call.policy.idempotent and record.event == "attempt")
 
 
 def is_in_doubt(record: Record) -> bool:

@@ -11,12 +11,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import orjson
 from pydantic_core import to_jsonable_python
 
 from agentflow.engine.draining import hold
+from agentflow.engine.forks import in_words
 from agentflow.engine.records import Place, Record
 from agentflow.engine.waiting import wait_durably, wait_id
 from agentflow.errors import ApprovalDenied, DivergenceError, InDoubtError, ParameterError
+from agentflow.model.lives import Fork
 from agentflow.model.runs import Origin
 from agentflow.model.steps import StepKind
 from agentflow.model.waits import Decision, Verdict, Wait, WaitKind, binding
@@ -34,6 +37,8 @@ _MOST_INTENTS = 1 << 32
 #: More questions than are asked before an answer refuses it.
 _MOST_ASKED = 1 << 64
 _HOLD_NAP = 0.005
+#: Side effects of the run that a fork comes from: so many in a question's message, so many beside it.
+_TOLD, _SHOWN = 3, 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +245,27 @@ async def ask(
     return await wait_durably(run, frame, wait, rt, inline=not call.own)
 
 
+def ask_in_fork(fork: Fork, request: EffectRequest, wanted: Ask | None) -> Ask:
+    """What a person is asked before each side effect of a fork, whatever its policy says: it may have happened already.
+
+    The question shows what the other run did from the step on: the effects of that tool first.
+    """
+    happened: list[dict[str, Any]] = orjson.loads(fork.happened)
+    happened.sort(key=lambda effect: effect["tool"] != request.tool)
+    told = "; ".join(in_words(effect) for effect in happened[:_TOLD]) or "no side effect"
+    more = f" and {len(happened) - _TOLD} more" if len(happened) > _TOLD else ""
+    begins = f"{request.flow} wants to run {request.tool}" if wanted is None else wanted.question["message"]
+    message = (
+        f"{begins}; the run that it was forked from ({fork.source}) did from {fork.name} on: {told}{more}"
+    )
+    origins = sorted(request.origins)
+    question = {"description": request.description, "origins": origins} if wanted is None else wanted.question
+    original = {"run_id": fork.source, "step": fork.name, "effects": happened[:_SHOWN]}
+    policy = "fork" if wanted is None else wanted.policy
+    expires = None if wanted is None else wanted.expires
+    return Ask({**question, "message": message, "original": original}, policy, expires)
+
+
 async def permit(call: Call, place: Place, record: Record | None, rt: Runtime) -> Permission:
     """Get whatever signature the effect needs; raises `ApprovalDenied`."""
     run, policy = call.run, call.policy
@@ -258,6 +284,8 @@ async def permit(call: Call, place: Place, record: Record | None, rt: Runtime) -
     )
     # inside another effect, the signature on that one covers it
     wanted = gate.ask(request) if gate is not None and not call.frame.in_effect else None
+    if run.fork is not None and not call.frame.in_effect:
+        wanted = ask_in_fork(run.fork, request, wanted)
     if wanted is None:
         return free
     again = record is not None and record.event in ("not_done", "attempt", "intent", "unknown")

@@ -8,7 +8,7 @@ those: what came before them stays good, too. Side effects need nothing of this:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
@@ -19,6 +19,16 @@ if TYPE_CHECKING:
     from agentflow.engine.records import Record, Records
 
 _NEVER: Mapping[bytes, int] = {}
+
+
+class Handed(NamedTuple):
+    """Where an attempt's scope got from what stayed good."""
+
+    #: The scope of the failed attempt; the culprits (their sequences); whose attempt it was, and which, from 1.
+    before: bytes
+    guilty: frozenset[int]
+    name: str
+    attempt: int
 
 
 def record_failure(error: BaseException, row_id: int, scope: bytes) -> None:
@@ -76,13 +86,9 @@ def hand_down(records: Records, record: Record) -> None:
         detail: dict[str, Any] = {} if failure is None or not failure.detail else orjson.loads(failure.detail)
         guilty = frozenset[int](detail.get("culprits", ()))
         again = records.again if detail.get("reopened") else None
-        hand_on(
-            records,
-            records.scope_of(record, attempt - 1),
-            records.scope_of(record, attempt),
-            guilty,
-            again,
-        )
+        before, after = records.scope_of(record, attempt - 1), records.scope_of(record, attempt)
+        records.handed[after] = Handed(before, guilty, record.name, attempt)
+        hand_on(records, before, after, guilty, again)
 
 
 def hand_on(
@@ -128,8 +134,10 @@ def _hand(
             hand_down(records, record)
             inner, into = records.scope_of(record, record.attempts), records.identify(after, place)
             records.around[into] = after
+            below = frozenset[int](record.details().get("culprits", ())) if is_guilty else frozenset[int]()
+            records.handed[into] = Handed(inner, below, record.name, record.attempts + 1)
             if is_guilty:
-                hand_on(records, inner, into, frozenset(record.details().get("culprits", ())), again)
+                hand_on(records, inner, into, below, again)
             elif inner in records.scopes:
                 _hand(records, inner, into, frozenset(), _NEVER, again)
 

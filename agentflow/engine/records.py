@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import orjson
 
-from agentflow.engine.handing_on import hand_down
+from agentflow.engine.handing_on import Handed, hand_down
 from agentflow.model.steps import StepEvent, StepRow
 from agentflow.payloads.digests import Hasher
 
@@ -216,6 +216,8 @@ class Records:
         self.handed_down: set[Record] = set()
         #: Scopes that were given something before anything was recorded in them, and the scopes around them.
         self.around: dict[bytes, bytes] = {}
+        #: Where the scopes of later attempts got from what they were given.
+        self.handed: dict[bytes, Handed] = {}
         #: Culprits (their sequences) because of which the run, which had ended, goes on.
         self.again: set[int] = set()
         #: Recorded attempts of the flow itself.
@@ -281,6 +283,11 @@ class Records:
     def stable_of(self, scope: bytes) -> bytes:
         """The scope of side effects over all attempts, of the scope of one."""
         return self._stable_of.get(scope, scope)
+
+    def owner(self, scope: bytes) -> Record | None:
+        """The recorded step whose scope that is."""
+        found = self._owners.get(scope)
+        return None if found is None else found[0]
 
     def _own(self, record: Record, attempt: int) -> None:
         scope = self.scope_of(record, attempt)

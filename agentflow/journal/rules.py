@@ -71,6 +71,14 @@ def check_reopening(run: Run | None, epoch: int, *, owned: bool) -> Run:
     return run
 
 
+def being_run(run: Run) -> UsageError:
+    """Why a run cannot be copied: what it does next would be missing."""
+    owner = run.owner or "another process"
+    return UsageError(
+        f"run {run.id} is being run by {owner}; fork it once it has ended, waits or was stopped"
+    )
+
+
 def with_origins(known: Sequence[Origin], more: Sequence[Origin]) -> tuple[Origin, ...]:
     """Everybody who asked, each once, in the order in which they did."""
     return tuple(dict.fromkeys((*known, *more)))

@@ -136,3 +136,17 @@ def squared(number: int) -> int:
 @flow
 def squares(numbers: list[int]) -> int:
     return sum(squared(number) for number in numbers)
+
+
+@task(side_effect=True, approval="never")
+def free(to: str, amount: int) -> str:
+    note(f"free {amount} to {to}")
+    return f"free {amount} to {to}"
+
+
+@flow
+def paid_twice(to: str = "bob") -> str:
+    double(1)
+    free("ann", 2)
+    double(3)
+    return free(to, 3)

@@ -129,7 +129,7 @@ def test_a_copy_begins_with_rows_of_the_other_run(journal: Journal) -> None:
     journal.append(source.number, source.epoch, rows)
     fork = Fork(source.id, "00ff", "step", 4, changed=True, happened=b"[]")
     new = new_run()
-    with pytest.raises(RunOwnedError):
+    with pytest.raises(UsageError, match="is being run"):
         journal.fork_run(new, fork, rows, source.origins)
     journal.release_run(source)
     run = journal.fork_run(new, fork, rows, source.origins)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from agentflow.errors import RunOwnedError
 from agentflow.journal import rules
 from agentflow.journal.memory.runs import MemoryRuns
 from agentflow.journal.memory.steps import MemorySteps
@@ -44,7 +43,7 @@ class MemoryHistory(MemoryRuns, MemorySteps):
         with self._lock:
             source = self._need_run(fork.source)
             if source.number in self._owned:
-                raise RunOwnedError(source.id, source.owner or "another process")
+                raise rules.being_run(source)
             run = self.create_run(new, state=StateType.PENDING)
             run = self._runs[run.number] = replace(run, origins=rules.with_origins(run.origins, origins))
             self._add_steps(run.number, rules.renumbered(rows, run.number))

@@ -30,7 +30,7 @@ class HistoryVerbs(Protocol):
     def fork_run(self, new: NewRun, fork: Fork, rows: Sequence[StepRow], origins: Sequence[Origin]) -> Run:
         """Store a PENDING run that begins with `rows` of another one, renumbered. Its origins are added to `new`'s.
 
-        Raises `RunNotFoundError`, and `RunOwnedError` where a live process owns the other run.
+        Raises `RunNotFoundError`, and `UsageError` where a live process owns the other run.
         """
         ...
 

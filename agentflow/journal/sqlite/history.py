@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import apsw
 
-from agentflow.errors import RunOwnedError
 from agentflow.journal import rules
 from agentflow.journal.rows import life_from, new_run_values, run_from
 from agentflow.journal.sqlite.base import SQL, SqliteBase
@@ -47,7 +46,7 @@ class SqliteHistory(SqliteBase):
         def work(db: apsw.Connection) -> Run:
             source = self._need_run(db, fork.source)
             if self._ownership.is_held(source.number, source.epoch):
-                raise RunOwnedError(source.id, source.owner or "another process")
+                raise rules.being_run(source)
             db.execute(SQL["create_run"], values)
             number = db.last_insert_rowid()
             everybody = rules.with_origins((new.origin,), origins)
