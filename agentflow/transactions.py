@@ -62,16 +62,16 @@ class transaction:  # noqa: N801 - Prefect's name
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        return drive(self._opened.pop().leave(error, INLINE))
+    ) -> None:
+        drive(self._opened.pop().leave(error, INLINE))
 
     async def __aenter__(self) -> Transaction:
         return self._open().enter(LOOP)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        return await self._opened.pop().leave(error, LOOP)
+    ) -> None:
+        await self._opened.pop().leave(error, LOOP)
 
 
 def get_transaction() -> Transaction | None:

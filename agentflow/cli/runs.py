@@ -249,8 +249,13 @@ def cancel(*runs: str, reason: str = "", json: Flag = False) -> int:
         if run.state.is_final:
             say(f"run {run.id} is {run.state.lower()}")
             tell_doubts(in_doubt(journal, run))
-        else:
+        elif journal.is_owned(run):
             say(f"run {run.id} stops at its next step (it runs in {run.owner or 'another process'})")
+        else:
+            say(
+                f"run {run.id} is in the middle of a transaction, which has to be undone first: "
+                f"agentflow runs resume {run.id}"
+            )
     return COMPLETED
 
 

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 COMMIT, ROLLBACK = "commit", "rollback"
 _HAPPENED = frozenset({"completed", "cached"})
-_known: dict[tuple[str, str], TransactionHook] = {}
+#: Every hook that this process has seen, by the names of its step and its own.
+HOOKS: dict[tuple[str, str], TransactionHook] = {}
 
 
 def named_hooks(step: str, hooks: Sequence[TransactionHook], what: str) -> Mapping[str, TransactionHook]:
@@ -52,7 +53,7 @@ def named_hooks(step: str, hooks: Sequence[TransactionHook], what: str) -> Mappi
         while name in named:
             count += 1
             name = f"{base} #{count}"
-        named[name] = _known[step, name] = hook
+        named[name] = HOOKS[step, name] = hook
     return named
 
 
@@ -166,7 +167,7 @@ async def run_hooks(
             own[item.seq].state = (
                 TransactionState.COMMITTED if phase == COMMIT else TransactionState.ROLLED_BACK
             )
-        hook = known.get((item.seq, item.hook)) or _known.get((item.step, item.hook))
+        hook = known.get((item.seq, item.hook)) or HOOKS.get((item.step, item.hook))
         await _run_hook(frame, phase, item, key, hook, own[item.seq], answered, rt)
         run.transactions.hooks_run.add(key)
         body.counted = frame.counted

@@ -160,15 +160,15 @@ class OpenTransaction:
         return self.run.hasher.digest(b"committed\0" + canonical([self.transaction.key])[0])
 
     # -- out
-    async def leave(self, error: BaseException | None, rt: Runtime) -> bool:
-        """End the block. Raises what it ends with if that is not `error` itself; True = ends well although `error`."""
+    async def leave(self, error: BaseException | None, rt: Runtime) -> None:
+        """End the block. Raises what it ends with, if that is not `error` itself."""
         if CURRENT.get() is self.frame:
             CURRENT.set(self.around)
         if self.is_over or self._is_lost(error):
             self._forget()
             if error is None:
                 self.run.check(self.frame)
-            return False
+            return
         mine: Future[None] = Future()
         opens = open_around(self.around)
         for opened in opens:
@@ -181,7 +181,7 @@ class OpenTransaction:
                 opened.running.discard(mine)
             mine.set_result(None)
         if ending is None or ending is error:
-            return ending is None and error is not None
+            return
         raise ending from (None if error is None or isinstance(error, Unwinding) else error.__cause__)
 
     def _forget(self) -> None:
@@ -321,7 +321,7 @@ class OpenTransaction:
         self, error: BaseException | None, shown: BaseException, how: str, rt: Runtime
     ) -> BaseException | None:
         run = self.run
-        if how == _QUIET:
+        if how == _QUIET and error is None:
             return None
         if how == _STOPPED:
             run.stop(Cancelling(str(shown)))

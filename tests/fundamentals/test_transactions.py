@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from agentflow import INPUTS, NotDone, flow, idempotency_key, request_input, sleep, task, transaction, wait_for_event
+from agentflow import (
+    INPUTS,
+    NotDone,
+    flow,
+    idempotency_key,
+    request_input,
+    sleep,
+    task,
+    transaction,
+    wait_for_event,
+)
+from agentflow.engine import transaction_hooks
 from agentflow.errors import (
-    AgentflowError,
     DefinitionError,
     MissingContextError,
     RunCancelled,
     TaskTimeoutError,
     UsageError,
 )
+from agentflow.journal.memory import MemoryJournal
+from agentflow.journal.protocol import CacheFilter
 from agentflow.model.states import StateType
 from agentflow.model.waits import Verdict, WaitKind
 from agentflow.transactions import CommitMode, Transaction, TransactionState, get_transaction
@@ -234,12 +247,14 @@ def test_a_nested_rollback_leaves_the_outer_block_alive() -> None:
     def run() -> None:
         with transaction() as outer:
             a()
+            seen: list[Transaction] = []
             try:
                 with transaction() as inner:
+                    seen.append(inner)
                     b()
                     raise ValueError
             except ValueError:
-                assert inner.is_rolled_back()
+                assert seen[0].is_rolled_back()
                 assert outer.is_active()
 
     value_of(run)
@@ -258,9 +273,9 @@ def test_an_eager_block_commits_at_its_own_end() -> None:
             with transaction(commit_mode=CommitMode.EAGER):
                 b()
             assert log == ["b"]
-            raise ValueError
+            raise ZeroDivisionError
 
-    with pytest.raises(ValueError, match=""):
+    with pytest.raises(ZeroDivisionError):
         value_of(run)
     assert log == ["b", "undo a"]
 
@@ -292,9 +307,9 @@ def test_outside_of_a_block_a_step_commits_by_itself() -> None:
     def run() -> None:
         a()
         assert log == ["a"]
-        raise ValueError
+        raise ZeroDivisionError
 
-    with pytest.raises(ValueError, match=""):
+    with pytest.raises(ZeroDivisionError):
         value_of(run)
     assert log == ["a"]
 
@@ -417,7 +432,7 @@ def test_a_killed_rollback_is_completed_by_the_next_life() -> None:
     assert len(rows(journal, "completed", name="book")) == 3
 
 
-def test_a_hook_that_the_code_does_not_have_any_more_is_missed_aloud() -> None:
+def test_a_hook_that_the_code_does_not_have_any_more_is_missed_aloud(monkeypatch: pytest.MonkeyPatch) -> None:
     """It fails as a step, is logged, and the others run."""
     journal = memory()
     log: list[str] = []
@@ -445,9 +460,7 @@ def test_a_hook_that_the_code_does_not_have_any_more_is_missed_aloud() -> None:
         return run
 
     run_id = die(define(hook=True), journal=journal)
-    from agentflow.engine import transaction_hooks  # noqa: PLC0415 - as another process, which never had the hook
-
-    transaction_hooks.forget("gone")
+    monkeypatch.setattr(transaction_hooks, "HOOKS", {})  # as in another process, which never had the hook
     outcome = resume(define(hook=False), run_id, journal)
     assert isinstance(outcome.error, ValueError)
     assert log == ["undo a"]
@@ -718,13 +731,9 @@ def test_a_timeout_rolls_back_what_its_thread_had_begun() -> None:
     """A sync task's thread is abandoned: its block is undone for it."""
     log: list[str] = []
     a = step(log, "a")
-    hang = asyncio.Event
-    del hang
 
     @task(timeout_seconds=0.1)
     def slow() -> None:
-        import threading  # noqa: PLC0415 - belongs to this test only
-
         with transaction():
             a()
             threading.Event().wait(0.5)
@@ -756,7 +765,7 @@ def test_steps_under_way_end_before_anything_is_undone() -> None:
     async def fails() -> None:
         await asyncio.sleep(0)
         asyncio.get_running_loop().call_later(0.05, go.set)
-        raise ValueError
+        raise ZeroDivisionError
 
     @task(side_effect=True)
     async def later() -> None:
@@ -771,7 +780,7 @@ def test_steps_under_way_end_before_anything_is_undone() -> None:
         async with transaction():
             await asyncio.gather(two(), fails())
 
-    with pytest.raises(ValueError, match=""):
+    with pytest.raises(ZeroDivisionError):
         value_of(run)
     assert log == ["slow", "undo slow"]
 
@@ -797,13 +806,13 @@ def test_cached_results_are_visible_after_the_commit() -> None:
     def run(fail: bool) -> None:
         with transaction():
             compute(1)
-            assert start(other, 1, journal=journal).tally.cached == 0
             compute(2)
+            assert journal_entries(journal) == 0
             if fail:
                 raise ValueError
 
     start(run, True, journal=journal)
-    assert start(other, 2, journal=journal).tally.cached == 0
+    assert journal_entries(journal) == 0
     start(run, False, journal=journal)
     assert start(other, 2, journal=journal).tally.cached == 1
 
@@ -836,11 +845,6 @@ def test_results_inside_of_a_step_are_visible_once_that_has_ended() -> None:
     assert journal_entries(journal) == 1
 
 
-def journal_entries(journal: Any) -> int:
+def journal_entries(journal: MemoryJournal) -> int:
     """How many results later runs may use."""
-    from agentflow.journal.protocol import CacheFilter  # noqa: PLC0415 - belongs to these tests only
-
     return len(journal.cache_entries(CacheFilter()))
-
-
-_ = AgentflowError
