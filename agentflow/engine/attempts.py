@@ -14,6 +14,7 @@ from agentflow.engine.handing_on import failure_detail, guilty_below, hand_on, r
 from agentflow.engine.logs import run_log
 from agentflow.engine.records import Place, Record, Records, attempt_scope
 from agentflow.engine.runtime import DURABLY, Extras, Overdue
+from agentflow.engine.staging import stage, stage_again, staged_note
 from agentflow.engine.step import (
     LARGE,
     Call,
@@ -72,6 +73,8 @@ async def _chosen(call: Call, place: Place, rt: Runtime) -> Any:
         return await execute_effect(call, place, rt)
     record = find(call, place)
     if record is not None and record.end and call.policy.persist_result:
+        if call.policy.cache_policy is not None:
+            stage_again(call.frame, record.row)
         return await replay(call, record, rt)
     annotate(call, record)
     at = record.place if record is not None else place
@@ -210,18 +213,22 @@ async def _complete(
     if not policy.persist_result:
         return value
     detail = None if policy.detail is None else policy.detail(value)
-    entry = None
+    visible = stage(call.frame, child.staged)
     if look is not None:
         entry = look.entry(data, unpure=child.counted)
         detail = (detail or {}) | look.detail()
+        if entry is not None:
+            own = stage(call.frame, (entry,), at_once=is_serialised(policy.cache_policy))
+            detail |= {} if own else staged_note(entry)
+            visible += own
     rows = [*start_rows(call.frame), end_row(call, child, "completed", data, detail, attempt=attempt)]
     if len(data) > LARGE:
         call.stored = rows[-1].id
     model = policy.kind is StepKind.MODEL
     if model:
         run.model_spoke = True
-    if entry is not None:
-        await rt.commit(run, rows, Extras(durable=model, cache=(entry,)))
+    if visible:
+        await rt.commit(run, rows, Extras(durable=model, cache=visible))
     elif model:
         await rt.commit(run, rows, DURABLY)
     else:

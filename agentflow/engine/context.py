@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from agentflow.engine.submission import Lane
     from agentflow.engine.transaction_values import Transaction
     from agentflow.engine.transactions import OpenTransaction
+    from agentflow.journal.protocol import CacheRow
 
 
 class Frame:
@@ -63,6 +64,8 @@ class Frame:
     closed: bool = False
     #: Hooks of a transaction run in it: neither a cancellation of the run nor the end of what is around stops them.
     compensating: bool = False
+    #: Results across runs that nobody may use before this body has ended.
+    staged: tuple[CacheRow, ...] = ()
     #: It is the block of a transaction; that one.
     opened: OpenTransaction | None = None
     #: What `get_transaction` gives in this body.

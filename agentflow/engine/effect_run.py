@@ -24,6 +24,7 @@ from agentflow.engine.effects import (
 from agentflow.engine.handing_on import record_failure
 from agentflow.engine.records import Place, Record, Records, Scope
 from agentflow.engine.runtime import DURABLY, Extras, Interrupted, Overdue
+from agentflow.engine.staging import stage
 from agentflow.engine.step import Call, body_frame, end_row, find, note_unwinding, recall, start_rows
 from agentflow.errors import (
     AgentflowError,
@@ -226,7 +227,7 @@ async def _run_effect(call: Call, place: Place, permission: Permission, attempt:
         _note(
             call, row
         )  # before the commit, which a cancellation of the caller interrupts, but does not undo
-        await rt.commit(run, [row], DURABLY)
+        await rt.commit(run, [row], Extras(durable=True, cache=stage(frame, child.staged)))
         return value
 
 

@@ -356,8 +356,13 @@ async def resolve_doubt(call: Call, place: Place, record: Record, rt: Runtime) -
     `InDoubtError` for "fail".
     """
     details = record.details()
+    hint = (
+        "; inside its transaction: 'fail' undoes what came before, not this"
+        if call.policy.on_rollback
+        else ""
+    )
     question = {
-        "message": f"{call.policy.name} was started and nobody knows whether it happened",
+        "message": f"{call.policy.name} was started and nobody knows whether it happened{hint}",
         "started": details.get("started_at"),
         "executed": details.get("arguments"),
         "evidence": details.get("error", "its process died before it ended"),

@@ -18,6 +18,7 @@ from agentflow.engine.draining import hold
 from agentflow.engine.handing_on import failure_detail, record_failure
 from agentflow.engine.records import Place, Record, Scope
 from agentflow.engine.runtime import INLINE, Extras, drive
+from agentflow.engine.staging import stage
 from agentflow.engine.tags import TAGS, step_tags
 from agentflow.engine.transaction_values import noted
 from agentflow.errors import (
@@ -314,7 +315,10 @@ async def record_value(call: Call, child: Frame, data: bytes, value: Any, rt: Ru
     if policy.kind is StepKind.MODEL:
         run.model_spoke = True
     if call.answered or policy.kind is StepKind.MODEL:
-        await rt.commit(run, rows, Extras(durable=True, consumed=call.answered))
+        extras = Extras(durable=True, consumed=call.answered, cache=stage(frame, child.staged))
+        await rt.commit(run, rows, extras)
+    elif child.staged and (visible := stage(frame, child.staged)):
+        await rt.commit(run, rows, Extras(cache=visible))
     else:
         await rt.commit(run, rows)
 

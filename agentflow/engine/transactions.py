@@ -20,6 +20,7 @@ from agentflow.engine.handing_on import record_failure
 from agentflow.engine.policy import StepPolicy, TransactionHook
 from agentflow.engine.records import Place, Record
 from agentflow.engine.runtime import Extras, running_loop
+from agentflow.engine.staging import left_staged, stage
 from agentflow.engine.step import Call, count_effect, end_row, execute_now, recorded, start_rows
 from agentflow.engine.transaction_hooks import (
     COMMIT,
@@ -96,8 +97,6 @@ class OpenTransaction:
         self.running: set[Future[None]] = set()
         #: Transactions in its block that commit with it.
         self.inner: list[OpenTransaction] = []
-        #: Results that later runs may use once it has committed.
-        self.staged: dict[bytes, CacheRow] = {}
         self.record: Record | None = None
         #: It has ended, or is being ended.
         self.is_over = False
@@ -241,15 +240,17 @@ class OpenTransaction:
         self._keep_key()
         outer.inner += [self, *self.inner]
         outer.done |= self.done
-        outer.staged |= self.staged
+        outer.frame.staged += self.frame.staged
         self.transaction.state = TransactionState.STAGED
         self.frame.opened = outer  # what still runs in its block belongs to that one
 
     def _keep_key(self) -> None:
         if self.transaction.key is not None and self._write and not self._known_before:
             run, key = self.run, self._key()
-            self.staged[key] = CacheRow(
-                key, b"null", run.options.clock(), None, run.number, run.run.id, "", self.transaction.name
+            self.frame.staged += (
+                CacheRow(
+                    key, b"null", run.options.clock(), None, run.number, run.run.id, "", self.transaction.name
+                ),
             )
 
     # -- commit
@@ -263,11 +264,18 @@ class OpenTransaction:
         rows += [opened.row("completed", None, {"outer": True}) for opened in self.inner]
         rows.append(self.row("completed", None, self._detail(calls)))
         durable = self.frame.counted or bool(self.done)
-        if durable or self.staged:
-            await rt.commit(run, rows, Extras(durable=durable, cache=tuple(self.staged.values())))
+        entries = {entry.key: entry for entry in self._staged_before()}
+        entries |= {entry.key: entry for entry in self.frame.staged}
+        visible = stage(self.around, tuple(entries.values()))
+        if durable or visible:
+            await rt.commit(run, rows, Extras(durable=durable, cache=visible))
         else:
             await rt.commit(run, rows)
         await self._committed(calls, rt)
+
+    def _staged_before(self) -> list[CacheRow]:
+        records = [opened.record for opened in (self, *self.inner)]
+        return [entry for item in records if item is not None for entry in left_staged(self.run, item)]
 
     async def _committed(self, calls: list[HookCall], rt: Runtime) -> None:
         self._over(TransactionState.COMMITTED)
@@ -321,7 +329,7 @@ class OpenTransaction:
         self, error: BaseException | None, shown: BaseException, how: str, rt: Runtime
     ) -> BaseException | None:
         run = self.run
-        if how == _QUIET and error is None:
+        if how == _QUIET and (error is None or isinstance(error, _Unwanted)):
             return None
         if how == _STOPPED:
             run.stop(Cancelling(str(shown)))

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import collections
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from agentflow.model.states import StateType
 from tests.engine.crashing import CrashingJournal
+from tests.engine.saga_driver import PLACES
 from tests.engine.sagas import SHAPES, Trial, Universe, World, live, three, three_async, trial
 
+ROOT = Path(__file__).parents[2]
 #: Shapes whose steps may end in another order in another life; their hooks follow that order.
 CONCURRENT = {"three steps, async", "submitted"}
 
@@ -78,3 +84,21 @@ def test_a_rollback_is_completed_although_the_code_now_takes_another_way(which: 
         assert found.world.hooks[-1] == expected.world.hooks[-1], at
         assert set(finished_hooks(found).values()) == {1}, at
     assert in_mid_rollback >= 6
+
+
+@pytest.mark.timeout(300)
+def test_a_rollback_in_a_killed_process_is_completed_by_the_next_one(tmp_path: Path) -> None:
+    """Kill -9, for real, at every write of three bookings and their undoing: nothing stays booked, each hook once."""
+    command = [sys.executable, "-m", "tests.engine.saga_driver", str(tmp_path / "k")]
+    driver = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert driver.returncode == 0, driver.stderr
+    points = [json.loads(line) for line in driver.stdout.splitlines()]
+    resumed = [point for point in points if "booked" in point]
+    assert sum(point["before"]["rolls_back"] for point in resumed) >= 12
+    for point in resumed:
+        assert (point["status"], point["state"], point["error"]) == (-9, "FAILED", "NoRoomError"), point
+        assert point["booked"] == [], point
+        assert len(set(point["hooks"])) == len(point["hooks"]) == 3, point
+        undone = list(dict.fromkeys(line for line in point["diary"] if line.startswith("cancel")))
+        assert undone == ["cancel flight", "cancel car", "cancel hotel"], point
+        assert [point["diary"].count(f"book {what}") for what in PLACES] == [1, 1, 1], point
