@@ -45,7 +45,7 @@ def staged_entry(row: StepRow) -> CacheRow | None:
     if row.event != "completed" or not row.detail or b'"staged"' not in row.detail:
         return None
     key, *rest, parts, private = orjson.loads(row.detail)["staged"]
-    return CacheRow(bytes.fromhex(key), row.value or b"null", *rest, parts.encode(), private)
+    return CacheRow._make([bytes.fromhex(key), row.value or b"null", *rest, parts.encode(), private])
 
 
 def stage_again(frame: Frame, row: StepRow) -> None:

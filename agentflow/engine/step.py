@@ -314,11 +314,9 @@ async def record_value(call: Call, child: Frame, data: bytes, value: Any, rt: Ru
         call.stored = row_id
     if policy.kind is StepKind.MODEL:
         run.model_spoke = True
-    if call.answered or policy.kind is StepKind.MODEL:
-        extras = Extras(durable=True, consumed=call.answered, cache=stage(frame, child.staged))
-        await rt.commit(run, rows, extras)
-    elif child.staged and (visible := stage(frame, child.staged)):
-        await rt.commit(run, rows, Extras(cache=visible))
+    durable = bool(call.answered) or policy.kind is StepKind.MODEL
+    if durable or child.staged:
+        await rt.commit(run, rows, Extras(durable, stage(frame, child.staged), call.answered))
     else:
         await rt.commit(run, rows)
 
