@@ -204,8 +204,7 @@ def hit(frame: Frame, key: bytes) -> bytes | None:
     record = records.index.get((key, frame.branch, count))
     if record is None or record.claimed or record.row[1] != "completed" or record.effect:
         return None
-    frame.occurrences[key] = count + 1
-    record.claimed = Record.DELIVERED
+    frame.occurrences[key], record.claimed = count + 1, Record.DELIVERED
     frame.run.tally.reused += 1
     return record.row[14]
 
@@ -312,10 +311,10 @@ async def record_value(call: Call, child: Frame, data: bytes, value: Any, rt: Ru
     )
     if len(data) > LARGE:
         call.stored = row_id
-    if policy.kind is StepKind.MODEL:
+    if model := policy.kind is StepKind.MODEL:
         run.model_spoke = True
-    durable = bool(call.answered) or policy.kind is StepKind.MODEL
-    if durable or child.staged:
+    if model or call.answered or child.staged:
+        durable = model or bool(call.answered)
         await rt.commit(run, rows, Extras(durable, stage(frame, child.staged), call.answered))
     else:
         await rt.commit(run, rows)
@@ -498,5 +497,4 @@ def start_rows(frame: Frame) -> list[StepRow]:
             )
         )
     rows.reverse()
-    ids = sorted(row.id for row in rows)
-    return [row._replace(id=row_id) for row, row_id in zip(rows, ids, strict=True)]
+    return [row._replace(id=row_id) for row, row_id in zip(rows, sorted(row.id for row in rows), strict=True)]

@@ -153,3 +153,15 @@ def test_caching(shell: Shell) -> None:
     assert "not from the cache: argument 'currency' differs (compared with the result of run …" in shown
     once = shell("run", program(shell, PAGES[3], "once.py"), "--json")
     assert (once.json()["result"], once.err.count("loads")) == (["LARGE"] * 8, 1)
+
+
+def test_trip(shell: Shell) -> None:
+    """The transaction of docs/transactions.md holds, or is undone in reverse order."""
+    path = program(shell, ROOT / "docs" / "transactions.md", "trip.py")
+    assert shell("run", path, "-p", "customer=ann", "--json").json()["result"] == "booked"
+    failed = shell("run", path, "-p", "customer=ann", "-p", "budget=10", "--json")
+    assert failed.json()["error"]["type"] == "ValueError"
+    steps = shell.look("runs", "show", failed.json()["run_id"], "--json").json()["steps"]
+    hooks = [step["seq"] for step in steps if step["kind"] == "hook"]
+    assert len(hooks) == 2
+    assert next(step["event"] for step in steps if step["kind"] == "transaction") == "rolled_back"
