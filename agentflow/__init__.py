@@ -2,6 +2,7 @@
 
 from agentflow import recorded
 from agentflow.approvals.policies import Always, ByOrigin, Never, Policy, When
+from agentflow.engine.annotations import allow_failure, opaque, quote, unmapped
 from agentflow.engine.caching import (
     DEFAULT,
     FLOW_PARAMETERS,
@@ -26,7 +27,7 @@ from agentflow.flows import Flow, flow
 from agentflow.futures import as_completed, first
 from agentflow.payloads.codec import register_codec
 from agentflow.run_context import RunContext, get_run_context, idempotency_key, scope, send_event, tags
-from agentflow.submitting import unmapped
+from agentflow.states import State
 from agentflow.tasks import Task, task
 from agentflow.transactions import transaction
 from agentflow.version import VERSION as __version__  # noqa: N811 - the name that the language has for it
@@ -34,9 +35,9 @@ from agentflow.waits import Waiting, busy, request_input, sleep, wait_for_event
 
 __all__ = [
     "DEFAULT", "FLOW_PARAMETERS", "INPUTS", "NO_CACHE", "RUN_ID", "TASK_SOURCE", "AgentflowError", "Always",
-    "ApprovalDenied", "ByOrigin", "CachePolicy", "Flow", "Never", "NotDone", "Policy", "RunContext",
-    "StepFailed", "Task", "TaskFuture", "TaskTimeoutError", "WaitTimeoutError", "Waiting", "When",
-    "__version__", "as_completed", "busy", "exponential_backoff", "first", "flow", "get_run_context",
-    "get_run_logger", "idempotency_key", "recorded", "register_codec", "request_input", "scope", "send_event",
-    "sleep", "tags", "task", "transaction", "unmapped", "wait_for_event",
+    "ApprovalDenied", "ByOrigin", "CachePolicy", "Flow", "Never", "NotDone", "Policy", "RunContext", "State",
+    "StepFailed", "Task", "TaskFuture", "TaskTimeoutError", "WaitTimeoutError", "Waiting", "When", "__version__",
+    "allow_failure", "as_completed", "busy", "exponential_backoff", "first", "flow", "get_run_context",
+    "get_run_logger", "idempotency_key", "opaque", "quote", "recorded", "register_codec", "request_input", "scope",
+    "send_event", "sleep", "tags", "task", "transaction", "unmapped", "wait_for_event",
 ]  # fmt: skip

@@ -213,7 +213,40 @@ class TransactionRolledBack(AgentflowError):
 
 
 class RunCancelled(AgentflowError):
-    """The run was cancelled by somebody outside of it."""
+    """The run was cancelled by somebody outside of it; also stands for a CANCELLED state without an exception."""
+
+
+CancelledRun = RunCancelled
+"""Prefect's name of `RunCancelled`."""
+
+
+class FailedRun(AgentflowError):
+    """Stands for a FAILED state that carries no exception (a task returned ``Failed(message=...)``)."""
+
+
+class CrashedRun(AgentflowError):
+    """Stands for a CRASHED state that carries no exception."""
+
+
+class PausedRun(AgentflowError):
+    """The result of a PAUSED state was asked for: there is none yet."""
+
+
+class UnfinishedRun(AgentflowError):
+    """The result of a state that is not final was asked for, or a task or flow returned such a state as its end."""
+
+
+class UpstreamFailed(AgentflowError):
+    """A call was not made because something that it waits for (``wait_for=``) has failed; that is its ``__cause__``."""
+
+    def __init__(self, name: str, upstream: str) -> None:
+        super().__init__(
+            f"{name} was not run: {upstream} did not complete; wrap it in allow_failure(...) to run anyway"
+        )
+        self.name, self.upstream = name, upstream
+
+    def __reduce__(self) -> tuple[type[UpstreamFailed], tuple[str, str]]:
+        return type(self), (self.name, self.upstream)
 
 
 class Unwinding(BaseException):

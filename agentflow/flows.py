@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import copy
 import functools
-import gc
 import inspect
 import os
 import sys
-from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+from typing import Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
 from agentflow.approvals.gate import DEFAULT_GATE
 from agentflow.callables import default_name, entrypoint_of, is_coroutine_function, is_generator
+from agentflow.claiming import claimed
 from agentflow.engine.active import ActiveRun, Options
 from agentflow.engine.away import ABROAD, refusal
-from agentflow.engine.context import CURRENT, Frame, current_frame
+from agentflow.engine.calling import Request, call_now, taken_out
+from agentflow.engine.context import CURRENT, Frame
 from agentflow.engine.flow_run import Body, Outcome, run_blocking, run_on_loop
-from agentflow.engine.logs import record_prints
+from agentflow.engine.logs import record_prints, run_log
 from agentflow.engine.places import TaskRunner
 from agentflow.engine.policy import StepPolicy, retry_delays
 from agentflow.engine.runtime import LOOP
@@ -28,24 +28,28 @@ from agentflow.engine.tags import TAGS, check_tags
 from agentflow.errors import (
     DefinitionError,
     MissingContextError,
-    RunFinishedError,
+    ParameterError,
 )
 from agentflow.fingerprints import fingerprint
+from agentflow.flow_calls import ask, refusing, value_of, with_parameters
 from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Journal
 from agentflow.model.ids import new_id
 from agentflow.model.names import readable_name
 from agentflow.model.runs import NewRun, Origin
+from agentflow.model.states import State
 from agentflow.model.steps import StepKind
 from agentflow.naming import RunName, name_maker
+from agentflow.payloads.arguments import encode_arguments, is_incomplete
 from agentflow.payloads.codec import Codec
 from agentflow.payloads.digests import canonical
 from agentflow.rerunning import Reruns
 from agentflow.settings import Settings
 from agentflow.signatures import Binder, adapter_schema
-from agentflow.task_options import RetryDelay, check_options
+from agentflow.task_options import RetryDelay, check_options, check_parameters
 
 P = ParamSpec("P")
+T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
 
 
@@ -93,6 +97,7 @@ class Flow(Reruns, Generic[P, R_co]):
         functools.update_wrapper(self, fn, updated=())
         self.is_async = is_coroutine_function(fn)
         self.binder = Binder(fn, name=self.name)
+        check_parameters(self.name, self.binder)
         self.policy = StepPolicy(
             name=self.name,
             kind=StepKind.FLOW,
@@ -127,50 +132,101 @@ class Flow(Reruns, Generic[P, R_co]):
         return f"<flow {self.name}>"
 
     # -- calling it
-    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co:
+    @overload
+    def __call__(  # pyright: ignore[reportOverlappingOverload] - a coroutine is a T, too
+        self: Flow[P, Coroutine[Any, Any, T]],
+        /,
+        *args: Any,
+        return_state: Literal[True],
+        wait_for: Any = None,
+        **kwargs: Any,
+    ) -> Coroutine[Any, Any, State[T]]: ...
+    @overload
+    def __call__(
+        self: Flow[P, T], /, *args: Any, return_state: Literal[True], wait_for: Any = None, **kwargs: Any
+    ) -> State[T]: ...
+    @overload
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+    @overload
+    def __call__(
+        self, /, *args: Any, wait_for: Any, return_state: Literal[False] = False, **kwargs: Any
+    ) -> R_co: ...
+    def __call__(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Run the flow and return its value, or raise its exception (for an async flow: a coroutine of it).
 
         Raises `ParameterError` before any run exists where the arguments do not fit.
+
+        Args:
+            args: Its arguments. Futures, states and marks (`allow_failure`, `quote`, ...) stand for values.
+            kwargs: The same; and ``wait_for``: futures and states that have to complete first (else `UpstreamFailed`);
+                ``return_state=True``: give the `State` in which it ends, instead of value or exception. Then arguments
+                of wrong types make a run that fails; too few or too many raise all the same.
         """
         frame = CURRENT.get()
         if frame is None and ABROAD.get() is not None:
             raise MissingContextError(refusal(f"{self.name}, a flow,"))
-        arguments = self.binder.arguments(args, kwargs)
-        if self.validate_parameters:
-            arguments = self.binder.validate(arguments)
+        request = self._request(args, kwargs)
         if frame is not None:
-            return cast("R_co", self._as_step(frame, arguments))
-        if self.is_async:
-            return cast("R_co", self._call_async(arguments))
-        return cast("R_co", _unwrap(self.run(arguments)))
+            return self._as_step(frame, request) if request.is_plain else call_now(request, frame)
+        if not request.is_plain:
+            return ask(self, request)
+        arguments = self.arguments(request.args, request.kwargs)
+        return self._call_async(arguments) if self.is_async else value_of(self.run(arguments))
+
+    def _request(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Request:
+        own, wait_for, return_state = taken_out(kwargs)
+        make = self._call_or_refusal if return_state else self._call_in
+        return Request(
+            self._step_policy, args, own, make, self.binder.arguments, self.is_async, wait_for, return_state
+        )
+
+    def arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Bound arguments by name, validated. Raises `ParameterError`."""
+        arguments = self.binder.arguments(args, kwargs)
+        return self.binder.validate(arguments) if self.validate_parameters else arguments
 
     async def _call_async(self, arguments: Mapping[str, Any]) -> Any:
-        return _unwrap(await self.run_async(arguments))
+        return value_of(await self.run_async(arguments))
 
     def _known(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments by name, a method's receiver among them."""
         return {**self._receiver, **arguments}
 
-    def _as_step(self, frame: Frame, arguments: Mapping[str, Any]) -> Any:
-        args, kwargs = self.binder.rebind(arguments)
-        data, _ = canonical([*self._receiver.values(), *arguments.values()])
-        key = frame.run.hasher.digest(self.name.encode() + b"\0flow\0" + data)
-        fn = functools.partial(_with_parameters, self.fn, arguments)
-        call = Call(
-            frame,
-            self._step_policy,
-            key,
-            fn,
-            args,
-            kwargs,
-            lambda: self._known(arguments),
-            self.binder.rebind,
-        )
+    def _as_step(self, frame: Frame, request: Request) -> Any:
+        call = self._call_in(frame, request.args, request.kwargs)
         if self.is_async:
             coroutine = execute(call, LOOP)
             frame.run.unstarted[call] = coroutine
             return coroutine
         return execute_now(call)
+
+    def _call_in(self, frame: Frame, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
+        arguments = self.arguments(args, kwargs)
+        rebound, named = self.binder.rebind(arguments)
+        fn = functools.partial(with_parameters, self.fn, arguments)
+        return self._call(frame, arguments, self._step_policy, fn, rebound, named)
+
+    def _call_or_refusal(self, frame: Frame, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
+        """The call; with arguments of wrong types, one that fails at once: whoever wants a state is given one."""
+        try:
+            return self._call_in(frame, args, kwargs)
+        except ParameterError as error:
+            arguments = self.binder.arguments(args, kwargs)
+            policy = replace(self._step_policy, retries=0, timeout_seconds=None)
+            return self._call(frame, arguments, policy, refusing(error, is_async=self.is_async), (), {})
+
+    def _call(
+        self,
+        frame: Frame,
+        arguments: dict[str, Any],
+        policy: StepPolicy,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Call:
+        data, _ = canonical([*self._receiver.values(), *arguments.values()])
+        key = frame.run.hasher.digest(self.name.encode() + b"\0flow\0" + data)
+        return Call(frame, policy, key, fn, args, kwargs, lambda: self._known(arguments), self.binder.rebind)
 
     def run(
         self,
@@ -184,7 +240,7 @@ class Flow(Reruns, Generic[P, R_co]):
 
         Does not raise for a failure of the flow: see `Outcome`.
         """
-        active = self._begin(arguments, journal, options, origin)
+        active = self.begin(arguments, journal, options, origin)
         return run_blocking(active, self._body(arguments))
 
     async def run_async(
@@ -196,16 +252,26 @@ class Flow(Reruns, Generic[P, R_co]):
         origin: Origin = Origin.PERSON,
     ) -> Outcome:
         """Like `run`, for an async flow on the running loop."""
-        active = self._begin(arguments, journal, options, origin)
+        active = self.begin(arguments, journal, options, origin)
         return await run_on_loop(active, self._body(arguments))
 
-    def _begin(
-        self, arguments: Mapping[str, Any], journal: Journal | None, options: Options | None, origin: Origin
+    def begin(
+        self,
+        arguments: Mapping[str, Any],
+        journal: Journal | None = None,
+        options: Options | None = None,
+        origin: Origin = Origin.PERSON,
     ) -> ActiveRun:
+        """A new run with these arguments, of this process."""
         options = options or default_options()
         journal = journal or open_journal(options.settings)
         run = journal.create_run(self.new_run(arguments, journal, options, origin))
-        return ActiveRun(journal, run, options, rows=[])
+        active = ActiveRun(journal, run, options, rows=[])
+        if is_incomplete(run.parameters):
+            run_log(
+                active, "not all arguments can be stored: if this process dies, the run cannot be resumed"
+            )
+        return active
 
     def _body(self, arguments: Mapping[str, Any]) -> Body:
         args, kwargs = self.binder.rebind(arguments)
@@ -217,13 +283,14 @@ class Flow(Reruns, Generic[P, R_co]):
         """The run that a call with these arguments makes; inside of a run, one that is cancelled with it."""
         around = CURRENT.get()
         codec = Codec(journal.key, allow_pickle=options.settings.allow_pickle)
+        parameters = encode_arguments(codec, arguments)
         run_id, named = new_id(), self.policy.run_name
         return NewRun(
             id=run_id,
             name=readable_name(run_id) if named is None else named(self._known(arguments)),
             flow=self.name,
             entrypoint=self.entrypoint,
-            parameters=codec.encode(dict(arguments)),
+            parameters=parameters,
             fingerprint=fingerprint(self.fn),
             origin=origin,
             created=options.clock(),
@@ -276,25 +343,8 @@ class Flow(Reruns, Generic[P, R_co]):
         """
         options = options or default_options()
         journal = journal or open_journal(options.settings)
-        known = self.own_run(run_id, journal)
-        if known.state.is_final:
-            raise RunFinishedError(run_id, known.state.value)
-        code = fingerprint(self.fn)
-        run = journal.claim_run(run_id, take_over=take_over, fingerprint=code, origin=origin)
-        try:
-            codec = Codec(journal.key, allow_pickle=options.settings.allow_pickle)
-            arguments: dict[str, Any] = codec.decode(run.parameters)
-            lives = journal.lives(run.number)
-            fork = journal.fork_of(run.number)
-            changed = not {code, ""}.issuperset({run.fingerprint, *(life.fingerprint for life in lives)})
-            changed = changed or (fork is not None and fork.changed)
-            with _no_collection():
-                active = ActiveRun(journal, run, options, rows=journal.steps(run.number), changed=changed)
-            active.fork = fork
-        except BaseException:
-            journal.release_run(run)
-            raise
-        return active, arguments
+        self.own_run(run_id, journal)
+        return claimed(journal, run_id, options, fingerprint(self.fn), take_over=take_over, origin=origin)
 
     def body(self, arguments: Mapping[str, Any]) -> Body:
         """What a life of a run with these arguments executes."""
@@ -335,18 +385,6 @@ class Flow(Reruns, Generic[P, R_co]):
         return next(iter(inspect.signature(self._function).parameters), "self")
 
 
-@contextmanager
-def _no_collection() -> Generator[None, None, None]:
-    """Loading makes many objects, all of which stay: to look for garbage among them would only cost time."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
 def default_options(suspend_after: float | None = None) -> Options:
     """Options of a run in this process; by default it never leaves memory while somebody waits for its result."""
     return Options(settings=Settings.from_environment(), gate=DEFAULT_GATE, suspend_after=suspend_after)
@@ -358,18 +396,6 @@ def _runner(name: str, given: TaskRunner | type[TaskRunner] | None) -> TaskRunne
         message = f"{name}: task_runner wants a task runner of agentflow.task_runners, not {given!r}"
         raise DefinitionError(message)
     return runner
-
-
-def _with_parameters(fn: Callable[..., Any], parameters: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-    """Call a flow that is a step; its frame knows its parameters, which cache policies may ask for."""
-    current_frame("a flow").root.parameters = parameters
-    return fn(*args, **kwargs)
-
-
-def _unwrap(outcome: Outcome) -> Any:
-    if outcome.error is not None:
-        raise outcome.error
-    return outcome.value
 
 
 @overload

@@ -4,59 +4,58 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import Context, copy_context
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, cast
 
-from agentflow.engine.context import CURRENT, Frame
-from agentflow.engine.futures import TaskFuture, TaskFutureList, futures_in, resolved
+from agentflow.engine.annotations import Annotation, opaque, quote, unmapped
+from agentflow.engine.calling import Prepared, taken_out
+from agentflow.engine.context import Frame
+from agentflow.engine.futures import TaskFuture, TaskFutureList
 from agentflow.engine.places import LOOP_AWAY, place_for, runner_of, send_away
+from agentflow.engine.runtime import running_loop
 from agentflow.engine.step import Call
 from agentflow.engine.submission import Lane, launch_on_loop, submit_async, submit_sync
-
-T = TypeVar("T")
-
-
-class unmapped(Generic[T]):  # noqa: N801 - Prefect's name
-    """Marks an argument of ``map`` that every call gets whole."""
-
-    def __init__(self, value: T) -> None:
-        self.value = value
-
-
-def _whole(value: Any) -> Any:
-    return cast("unmapped[Any]", value).value if isinstance(value, unmapped) else value
+from agentflow.errors import ColourError
+from agentflow.model.states import State
 
 
 def _column(value: Any) -> list[Any] | None:
-    """The items of a mapped argument; None for a constant."""
-    if isinstance(value, TaskFuture):
-        value = cast("TaskFuture[Any]", value).result()
-    if isinstance(value, (unmapped, str, bytes)) or not isinstance(value, Iterable):
+    """The items of a mapped argument; None for a constant. A mark around it is put around each item."""
+    if isinstance(value, (TaskFuture, State)):
+        value = cast("TaskFuture[Any] | State[Any]", value).result()
+    if isinstance(value, Annotation):
+        mark = cast("Annotation[Any]", value)
+        if isinstance(mark, (unmapped, quote, opaque)):
+            return None
+        items = _column(mark.unwrap())
+        return None if items is None else [mark.around(item) for item in items]
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         return None
     return list(cast("Iterable[Any]", value))
 
 
 def map_in(task: Any, frame: Frame, args: Sequence[Any], kwargs: Mapping[str, Any]) -> TaskFutureList[Any]:
     """Submit a task once per item of the iterable arguments. Raises ValueError as `Task.map` says."""
-    names = list(kwargs)
-    columns = [_column(value) for value in (*args, *kwargs.values())]
+    own, wait_for, _ = taken_out(kwargs)
+    names = list(own)
+    values = [*args, *own.values()]
+    columns = [_column(value) for value in values]
     lengths = {len(column) for column in columns if column is not None}
     if len(lengths) != 1:
         what = "no iterable argument" if not lengths else f"iterables of different lengths {sorted(lengths)}"
         message = f"{task.name}.map() got {what}; wrap constants in unmapped(...)"
         raise ValueError(message)
-    constants = [_whole(value) for value in (*args, *kwargs.values())]
     futures: TaskFutureList[Any] = TaskFutureList()
     lane = Lane(frame.run.options.settings.map_concurrency, launch_on_loop)
     context = copy_context()
     for index in range(lengths.pop()):
         row = [
-            constant if column is None else column[index]
-            for column, constant in zip(columns, constants, strict=True)
+            value if column is None else column[index] for column, value in zip(columns, values, strict=True)
         ]
         split = len(row) - len(names)
-        futures.append(
-            submit_in(task, frame, row[:split], dict(zip(names, row[split:], strict=True)), context, lane)
-        )
+        named = dict(zip(names, row[split:], strict=True))
+        if wait_for is not None:
+            named["wait_for"] = wait_for
+        futures.append(submit_in(task, frame, row[:split], named, context, lane))
     return futures
 
 
@@ -69,22 +68,8 @@ def submit_in(
     lane: Lane | None = None,
 ) -> TaskFuture[Any]:
     """Submit a task in a frame. With futures among the arguments, the call is made once they have ended."""
-    whole = (*task.receiver, *args)
-    awaited = futures_in((whole, kwargs))
-    if not awaited:
-        call = task.call_in(frame, whole, kwargs)
-
-        def prepare() -> Call:
-            return call
-    else:
-        frame.run.check(frame)
-        late = frame.branched(_late_branch(frame, task.name))
-
-        def prepare() -> Call:
-            values, named = resolved(whole), resolved(dict(kwargs))
-            CURRENT.set(late)
-            return task.call_in(late, values, named)
-
+    request = task.request((*task.receiver, *args), kwargs)
+    awaited, prepare = request.futures, Prepared(request, frame).ready
     runner = runner_of(frame)
     place = place_for(frame, task.policy, runner)
     if place is not None:
@@ -101,9 +86,18 @@ def submit_in(
     return future
 
 
-def _late_branch(frame: Frame, name: str) -> bytes:
-    """The branch of a call whose arguments are not known yet: named by where and in which order it was submitted."""
-    base = frame.run.hasher.digest(b"late|" + name.encode())
-    count = frame.kids.get(base, 0)
-    frame.kids[base] = count + 1
-    return frame.run.hasher.digest(b"%b|%b|%d" % (frame.branch, base, count))
+def check_may_block(name: str) -> None:
+    """Raise `ColourError` where to wait for states would block an event loop."""
+    if running_loop() is not None:
+        message = (
+            f"{name} with return_state=True would block this thread's event loop; "
+            "submit without it, `await` the futures and read their `.state`, or call the task itself with it"
+        )
+        raise ColourError(message)
+
+
+def states_of(futures: Sequence[TaskFuture[Any]]) -> list[State[Any]]:
+    """The states in which futures end, waited for."""
+    for future in futures:
+        future.wait()
+    return [future.state for future in futures]

@@ -12,6 +12,7 @@ from typing import Any
 from agentflow.approvals.policies import policy_from
 from agentflow.callables import identity_of, source_digest
 from agentflow.engine.caching import NO_CACHE, CachePolicy, choose_policy
+from agentflow.engine.calling import RESERVED
 from agentflow.engine.policy import ApprovalRule, StepPolicy, TransactionHook, retry_delays
 from agentflow.engine.tags import check_tags
 from agentflow.engine.transaction_hooks import named_hooks
@@ -149,4 +150,12 @@ def check_options(
         raise DefinitionError(message)
     if side_effect and not persist:
         message = f"{name}: a side effect is always recorded; take persist_result=False away"
+        raise DefinitionError(message)
+
+
+def check_parameters(name: str, binder: Binder) -> None:
+    """Raise `DefinitionError` for parameters that are called like the keyword arguments of every task and flow."""
+    taken = sorted(RESERVED.intersection(item.name for item in binder.parameters))
+    if taken:
+        message = f"{name}: {', '.join(taken)} cannot be a parameter's name; every call takes that itself: rename it"
         raise DefinitionError(message)

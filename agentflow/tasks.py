@@ -8,7 +8,7 @@ import functools
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+from typing import Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
 from agentflow.callables import (
     default_name,
@@ -22,19 +22,22 @@ from agentflow.engine import branches
 from agentflow.engine.away import ABROAD, refusal
 from agentflow.engine.caching import CachePolicy
 from agentflow.engine.caching import task_input_hash as task_input_hash  # noqa: PLC0414 - Prefect has it here
+from agentflow.engine.calling import RESERVED, Request, call_now, call_outside, taken_out
 from agentflow.engine.context import CURRENT, Frame, current_frame
 from agentflow.engine.futures import TaskFuture, TaskFutureList
 from agentflow.engine.logs import record_prints
 from agentflow.engine.policy import ApprovalRule, StepPolicy, TransactionHook
+from agentflow.engine.resolving import is_late
 from agentflow.engine.runtime import LOOP
 from agentflow.engine.step import Call, decoded, execute, execute_now, hit
 from agentflow.engine.transaction_hooks import named_hooks
 from agentflow.errors import DefinitionError, MissingContextError
+from agentflow.model.states import State
 from agentflow.naming import RunName
 from agentflow.payloads.digests import canonical
 from agentflow.signatures import Binder
-from agentflow.submitting import map_in, submit_in
-from agentflow.task_options import RetryDelay, build_policy, check_policy, merged_options
+from agentflow.submitting import check_may_block, map_in, states_of, submit_in
+from agentflow.task_options import RetryDelay, build_policy, check_parameters, check_policy, merged_options
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -72,6 +75,7 @@ class Task(Generic[P, R_co]):
         self.is_async = is_coroutine_function(fn)
         skip = len(self.receiver) or receiver_count(fn, self._wrapper)
         self.binder = Binder(function, name=self.name, skip=skip)
+        check_parameters(self.name, self.binder)
         if is_generator(fn):
             message = f"{self.name} is a generator; a task returns its value: collect the items in a list"
             raise DefinitionError(message)
@@ -84,19 +88,48 @@ class Task(Generic[P, R_co]):
             record_prints()
         return policy
 
-    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """Run the task as a step of the running flow and return its value (a coroutine of it, for an async task)."""
+    @overload
+    def __call__(  # pyright: ignore[reportOverlappingOverload] - a coroutine is a T, too
+        self: Task[P, Coroutine[Any, Any, T]],
+        /,
+        *args: Any,
+        return_state: Literal[True],
+        wait_for: Any = None,
+        **kwargs: Any,
+    ) -> Coroutine[Any, Any, State[T]]: ...
+    @overload
+    def __call__(
+        self: Task[P, T], /, *args: Any, return_state: Literal[True], wait_for: Any = None, **kwargs: Any
+    ) -> State[T]: ...
+    @overload
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+    @overload
+    def __call__(
+        self, /, *args: Any, wait_for: Any, return_state: Literal[False] = False, **kwargs: Any
+    ) -> R_co: ...
+    def __call__(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Run the task as a step of the running flow and return its value (a coroutine of it, for an async task).
+
+        Args:
+            args: Its arguments. Futures, states and marks (`allow_failure`, `quote`, ...) stand for values.
+            kwargs: The same; and ``wait_for``: futures and states that have to complete first (else `UpstreamFailed`);
+                ``return_state=True``: give the `State` in which it ends, instead of value or exception.
+        """
         frame = CURRENT.get()
         whole = (*self.receiver, *args) if self.receiver else args
         if frame is None:
             if self.policy.side_effect and ABROAD.get() is not None:
                 raise MissingContextError(refusal(f"{self.name}, a side effect,"))
-            return self._function(*whole, **kwargs)
+            return self._call_outside(whole, kwargs)
+        if kwargs and not RESERVED.isdisjoint(kwargs):
+            return call_now(self.request(whole, kwargs), frame)
         run = frame.run
         binder = self.binder
-        data, _ = canonical(
+        data, opaque = canonical(
             whole if not kwargs and len(whole) == binder.arity else binder.values(whole, kwargs)
         )
+        if opaque and is_late((whole, kwargs)):
+            return call_now(self.request(whole, kwargs), frame)
         key = run.hasher.digest(self._prefix + data)
         if self.is_async:
             call = self._call(frame, key, data, whole, kwargs)
@@ -110,6 +143,19 @@ class Task(Generic[P, R_co]):
                 return found
         value: Any = execute_now(self._call(frame, key, data, whole, kwargs))
         return value
+
+    def _call_outside(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        request = self.request(args, kwargs)
+        if request.is_plain and RESERVED.isdisjoint(kwargs):
+            return self._function(*args, **kwargs)
+        return call_outside(request, self._function)
+
+    def request(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Request:
+        """A call of this task with these arguments, the receiver among them."""
+        own, wait_for, return_state = taken_out(kwargs)
+        return Request(
+            self.policy, args, own, self.call_in, self.binder.arguments, self.is_async, wait_for, return_state
+        )
 
     def call_in(self, frame: Frame, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
         """The call of this task in a frame, its place settled."""
@@ -132,29 +178,64 @@ class Task(Generic[P, R_co]):
 
     @overload
     def submit(
+        self: Task[P, Coroutine[Any, Any, T]],
+        /,
+        *args: Any,
+        return_state: Literal[True],
+        wait_for: Any = None,
+        **kwargs: Any,
+    ) -> State[T]: ...
+    @overload
+    def submit(
+        self: Task[P, T], /, *args: Any, return_state: Literal[True], wait_for: Any = None, **kwargs: Any
+    ) -> State[T]: ...
+    @overload
+    def submit(
         self: Task[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> TaskFuture[T]: ...
     @overload
     def submit(self: Task[P, T], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[T]: ...
-    def submit(self: Any, /, *args: Any, **kwargs: Any) -> TaskFuture[Any]:
+    @overload
+    def submit(
+        self: Task[P, Coroutine[Any, Any, T]], /, *args: Any, wait_for: Any, **kwargs: Any
+    ) -> TaskFuture[T]: ...
+    @overload
+    def submit(self: Task[P, T], /, *args: Any, wait_for: Any, **kwargs: Any) -> TaskFuture[T]: ...
+    def submit(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Start the task beside its caller: in a thread (sync) or on the loop (async). Raises outside of a flow.
 
-        Futures among the arguments, also inside lists, tuples and dicts, are waited for and replaced by their values.
+        Futures and states among the arguments, also inside of other values, are waited for and replaced;
+        ``wait_for`` and ``return_state=True`` mean what they mean in a call: the latter blocks until it has ended.
         """
         frame = current_frame(f"{self.name}.submit()")
-        return submit_in(self, frame, args, kwargs)
+        if not kwargs.pop("return_state", False):
+            return submit_in(self, frame, args, kwargs)
+        check_may_block(f"{self.name}.submit()")
+        return states_of([submit_in(self, frame, args, kwargs)])[0]
 
+    @overload
+    def map(  # pyright: ignore[reportOverlappingOverload] - return_state=True is a keyword argument, too
+        self: Task[..., Coroutine[Any, Any, T]], /, *args: Any, return_state: Literal[True], **kwargs: Any
+    ) -> list[State[T]]: ...
+    @overload
+    def map(
+        self: Task[..., T], /, *args: Any, return_state: Literal[True], **kwargs: Any
+    ) -> list[State[T]]: ...
     @overload
     def map(self: Task[..., Coroutine[Any, Any, T]], /, *args: Any, **kwargs: Any) -> TaskFutureList[T]: ...
     @overload
     def map(self: Task[..., T], /, *args: Any, **kwargs: Any) -> TaskFutureList[T]: ...
-    def map(self: Any, /, *args: Any, **kwargs: Any) -> TaskFutureList[Any]:
+    def map(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Submit the task once per item of the iterable arguments (strings, and what `unmapped` wraps, are constants).
 
-        Raises ValueError where the lengths differ or nothing is iterable.
+        ``wait_for`` and ``return_state=True`` are for every call. Raises ValueError where the lengths differ or nothing
+        is iterable.
         """
         frame = current_frame(f"{self.name}.map()")
-        return map_in(self, frame, args, kwargs)
+        if not kwargs.pop("return_state", False):
+            return map_in(self, frame, args, kwargs)
+        check_may_block(f"{self.name}.map()")
+        return states_of(map_in(self, frame, args, kwargs))
 
     def with_options(self, **options: Any) -> Task[P, R_co]:
         """The same task with other options (those of `task`)."""

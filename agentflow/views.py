@@ -46,6 +46,8 @@ def _strip_tagged(tag: str, value: dict[str, Any]) -> Any:
         return "<pickled value>"
     if tag == "dict":
         return {str(_strip(key)): _strip(item) for key, item in value["v"]}
+    if tag == "exception":
+        return f"{value['type']}: {value['text']}"
     if tag == "enum":
         return value.get("n", value.get("v"))
     if tag == "model":

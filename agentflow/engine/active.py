@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from agentflow.engine.blocking import Blocked
 from agentflow.engine.delivery import Delivery, when_settled
+from agentflow.engine.endings import Ending
 from agentflow.engine.group_commit import GroupCommit
 from agentflow.engine.records import Place, Records, identity
 from agentflow.engine.transaction_values import TransactionsOfALife
@@ -149,6 +150,11 @@ class ActiveRun:
                 self.closing, self.guarded = asked, True
             else:
                 self.fence = asked
+
+    @cached_property
+    def ending(self) -> Ending:
+        """How its flow ends, where that says more than a value or an exception."""
+        return Ending()
 
     # -- identity
     def identify(self, scope: bytes, place: Place) -> bytes:

@@ -10,21 +10,14 @@ from agentflow.engine.cached_calls import Lookup, take
 from agentflow.engine.caching import is_serialised
 from agentflow.engine.context import Frame
 from agentflow.engine.draining import hold
+from agentflow.engine.endings import timed_out
 from agentflow.engine.handing_on import failure_detail, guilty_below, hand_on, record_failure
 from agentflow.engine.logs import run_log
 from agentflow.engine.records import Place, Record, Records, attempt_scope
 from agentflow.engine.runtime import DURABLY, Extras, Overdue
 from agentflow.engine.staging import stage, stage_again, staged_note
-from agentflow.engine.step import (
-    LARGE,
-    Call,
-    body_frame,
-    end_row,
-    find,
-    replay,
-    run_body,
-    start_rows,
-)
+from agentflow.engine.step import LARGE, Call, body_frame, find, replay, run_body
+from agentflow.engine.step_rows import end_row, failure_bytes, start_rows
 from agentflow.engine.tags import TAGS, step_tags
 from agentflow.engine.transactions import roll_back_below
 from agentflow.errors import (
@@ -124,6 +117,8 @@ async def _attempts(call: Call, place: Place, record: Record | None, look: Looku
             if not await wants_retry(call, error, attempt, rt):
                 raise (await _fail(call, child, error, attempt, look, rt)) from error.__cause__
             await _next_attempt(call, child, error, attempt, first, rt)
+            if call.ending is not None:
+                call.ending.state = None
             attempt, record, counted = attempt + 1, None, child.counted
             continue
         return await _complete(call, child, value, data, attempt, look, rt)
@@ -133,9 +128,16 @@ async def _timed_body(call: Call, child: Frame, rt: Runtime) -> Any:
     try:
         return await run_body(call, child, rt)
     except Overdue:
-        error = TaskTimeoutError(call.policy.name, call.policy.timeout_seconds or 0.0)
+        error = overdue(call)
         await roll_back_below(call.run, child, error, rt)
         raise error from None
+
+
+def overdue(call: Call) -> TaskTimeoutError:
+    """The failure of a call whose time is up."""
+    error = TaskTimeoutError(call.policy.name, call.policy.timeout_seconds or 0.0)
+    call.noted().state = timed_out(error)
+    return error
 
 
 async def wants_retry(call: Call, error: BaseException, attempt: int, rt: Runtime) -> bool:
@@ -145,6 +147,9 @@ async def wants_retry(call: Call, error: BaseException, attempt: int, rt: Runtim
         error, (CodecError, DivergenceError, InDoubtError, ApprovalDenied)
     ):
         return False
+    ended = None if call.ending is None else call.ending.state
+    if ended is not None and not ended.is_failed():
+        return False  # it returned that it was cancelled or has crashed
     if policy.retry_condition is None:
         return True
     try:
@@ -245,7 +250,7 @@ async def _fail(
     run.tally.executed += 1
     if not call.policy.persist_result:
         return error
-    data, shown = encode_failure(run.codec, error)
+    data, shown = failure_bytes(call, error)
     detail = failure_detail(child, error)
     if look is not None:
         detail = (detail or {}) | look.detail()

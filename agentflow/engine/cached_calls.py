@@ -21,9 +21,11 @@ from agentflow.engine.caching import (
     is_private,
     joined,
 )
+from agentflow.engine.endings import CACHED
 from agentflow.engine.logs import run_log
 from agentflow.engine.records import Place
-from agentflow.engine.step import Call, body_frame, end_row, start_rows
+from agentflow.engine.step import Call, body_frame
+from agentflow.engine.step_rows import end_row, start_rows
 from agentflow.errors import CorruptRecord
 from agentflow.journal.protocol import CacheFilter, CacheRow
 from agentflow.model.steps import StepKind
@@ -185,6 +187,8 @@ async def take(call: Call, place: Place, look: Lookup, found: tuple[CacheRow, An
     await rt.settled(run)
     run.check(call.frame)
     child: Frame = body_frame(call, place, None)
+    if call.ending is not None:
+        call.ending.state = CACHED
     rows = [*start_rows(call.frame), end_row(call, child, "cached", row.value, look.detail())]
     await rt.commit(run, rows)
     run.tally.cached += 1

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
-from agentflow.engine.attempts import annotate, wants_retry
+from agentflow.engine.attempts import annotate, overdue, wants_retry
 from agentflow.engine.context import CURRENT, Frame
 from agentflow.engine.draining import hold
 from agentflow.engine.effects import (
@@ -23,9 +23,11 @@ from agentflow.engine.effects import (
 )
 from agentflow.engine.handing_on import record_failure
 from agentflow.engine.records import Place, Record, Records, Scope
+from agentflow.engine.returned import taken
 from agentflow.engine.runtime import DURABLY, Extras, Interrupted, Overdue
 from agentflow.engine.staging import stage
-from agentflow.engine.step import Call, body_frame, end_row, find, note_unwinding, recall, start_rows
+from agentflow.engine.step import Call, body_frame, ended, find, note_unwinding, recall
+from agentflow.engine.step_rows import end_row, failure_bytes, start_rows
 from agentflow.errors import (
     AgentflowError,
     ApprovalDenied,
@@ -36,6 +38,7 @@ from agentflow.errors import (
     TaskTimeoutError,
     Unwinding,
 )
+from agentflow.model.states import is_state
 from agentflow.model.steps import StepRow
 from agentflow.payloads.failures import encode_failure
 
@@ -70,6 +73,8 @@ async def _execute(call: Call, place: Place, rt: Runtime) -> Any:
         await rt.deliver(run, record)
         run.check(frame)
         tell_edit(call, record.details())
+        if call.ending is not None:
+            call.ending.recall(run.codec, record)
         return recall(call.run, record, frame.scope)
     call.refusals = 0 if record is None else record.refusals
     annotate(call, record)
@@ -154,7 +159,7 @@ async def _refuse(
 ) -> BaseException:
     run = call.run
     child = body_frame(call, place, None)
-    data, shown = encode_failure(run.codec, refusal)
+    data, shown = failure_bytes(call, refusal)
     details = {"around": call.frame.scope.hex(), "refused": type(refusal).__name__}
     if record is not None and is_in_doubt(record):  # it stays so, whoever has the run go on
         details = record.details() | details | {"doubt": True}
@@ -221,6 +226,8 @@ async def _run_effect(call: Call, place: Place, permission: Permission, attempt:
                 raise shown from error.__cause__
             attempt += 1
             permission.again = bool(permission.wait_id)
+            if call.ending is not None:
+                call.ending.state = None
             continue
         run.tally.executed += 1
         row = end_row(call, child, "completed", data, details, attempt=attempt)
@@ -233,16 +240,17 @@ async def _run_effect(call: Call, place: Place, permission: Permission, attempt:
 
 async def _shielded_body(call: Call, child: Frame, rt: Runtime) -> Any:
     """Run an effect to its end even if the caller is cancelled; its end is recorded, then the cancellation goes on."""
-    run, policy = call.run, call.policy
+    run = call.run
     child.task = rt.task()
     if child.task is None:
         child.thread = get_ident()
     run.bodies.add(child)
     token = CURRENT.set(child)
     try:
-        return await rt.shielded(call.fn, call.args, call.kwargs, child)
+        value = await rt.shielded(call.fn, call.args, call.kwargs, child)
+        return value if child.children is not None else await ended(call, child, value, rt)
     except Overdue:
-        raise TaskTimeoutError(policy.name, policy.timeout_seconds or 0.0) from None
+        raise overdue(call) from None
     except Interrupted as cancelled:
         CURRENT.reset(token)
         token = CURRENT.set(child)
@@ -262,7 +270,10 @@ def _late_row(call: Call, child: Frame, cancelled: Interrupted) -> StepRow:
     error = cancelled.outcome.exception()
     if error is None:
         try:
-            data, _ = call.run.codec.round_trip(cancelled.outcome.result())
+            value = cancelled.outcome.result()
+            if is_state(value):
+                value = taken(value, call.noted(), call.policy.name)
+            data, _ = call.run.codec.round_trip(value)
             return end_row(call, child, "completed", data, details)
         except Exception as broken:
             error = broken
@@ -298,7 +309,7 @@ async def _effect_failed(
     run, policy = call.run, call.policy
     run.tally.executed += 1
     not_done = _is_not_done(call, error)
-    data, shown = encode_failure(run.codec, error)
+    data, shown = failure_bytes(call, error)
     details = details | {"error": repr(error)}
     if (not_done or policy.idempotent) and await wants_retry(call, error, attempt, rt):
         delay = policy.delay_before(attempt + 1, run.options.random())

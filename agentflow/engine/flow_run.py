@@ -17,13 +17,16 @@ from agentflow.engine.active import ActiveRun, Tally
 from agentflow.engine.attempts import hand_on_now
 from agentflow.engine.context import CURRENT, Frame
 from agentflow.engine.draining import hold
-from agentflow.engine.futures import resolved, unlooked
+from agentflow.engine.endings import timed_out
+from agentflow.engine.futures import unlooked
 from agentflow.engine.handing_on import culprits
 from agentflow.engine.logs import flush_logs, run_log
 from agentflow.engine.places import close_places
 from agentflow.engine.records import ROOT, attempt_scope
+from agentflow.engine.returned import consumed, settled, taken
 from agentflow.engine.runtime import INLINE, LOOP, Inline, Loop, Overdue, drive
-from agentflow.engine.step import Call, end_row, note_unwinding
+from agentflow.engine.step import Call, note_unwinding
+from agentflow.engine.step_rows import end_row
 from agentflow.engine.transactions import roll_back_below
 from agentflow.engine.waiting import waiting_message, waker_of
 from agentflow.errors import (
@@ -38,7 +41,7 @@ from agentflow.errors import (
     Unwinding,
 )
 from agentflow.model.runs import Run
-from agentflow.model.states import StateType
+from agentflow.model.states import State, StateType, is_state
 from agentflow.model.waits import Wait
 from agentflow.payloads.failures import encode_failure
 
@@ -63,6 +66,12 @@ class Outcome:
     waiting_for: tuple[Wait, ...] = ()
     #: Recorded side effects that this life never asked for (E5).
     unclaimed: tuple[str, ...] = ()
+    #: The state in which the run ended; None where it has not.
+    final: State[Any] | None = None
+
+    def as_state(self) -> State[Any]:
+        """The state in which the run ended, or waits."""
+        return self.final or State(self.state)
 
 
 @dataclass(slots=True)
@@ -178,6 +187,7 @@ async def _attempts(active: ActiveRun, body: Body, rt: Inline | Loop) -> Any:
         first = active.next_id()
         if active.guarded:
             await hold(active, frame, rt, inline=True)
+        active.ending.state = None
         token = CURRENT.set(frame)
         if frame.task is None:
             frame.thread = get_ident()
@@ -188,7 +198,8 @@ async def _attempts(active: ActiveRun, body: Body, rt: Inline | Loop) -> Any:
         except Exception as error:
             if active.fence is not None:  # a revoked frame is no reason: it may be what the error says
                 active.check(frame)
-            if attempt >= last:
+            ended = active.ending.state
+            if attempt >= last or (ended is not None and not ended.is_failed()):
                 active.culprits = culprits(error, active.number, frame.scope)
                 raise
             await _retry(active, frame, error, attempt, first, last - policy.retries, rt)
@@ -208,23 +219,26 @@ async def _body(body: Body, frame: Frame, rt: Inline | Loop) -> Any:
     except Overdue:
         error = TaskTimeoutError(body.policy.name, body.policy.timeout_seconds or 0.0)
         await roll_back_below(frame.run, frame, error, rt)
+        frame.run.ending.state = timed_out(error)
         raise error from None
 
 
 async def _settle(active: ActiveRun, frame: Frame, value: Any, rt: Inline | Loop) -> Any:
-    """What must be over before a flow has ended: futures, un-awaited calls."""
+    """What must be over before a flow has ended: futures, un-awaited calls; then what its value comes to."""
     active.check(frame)
+    value = await consumed(value, rt)
     if active.submitted:
         await rt.join(list(active.futures))
         active.check(frame)
-        value = resolved(value)
-        failure = unlooked(active.futures)
-        if failure is not None:
-            raise failure
+    value = settled(value)
+    failure = unlooked(active.futures)
+    if failure is not None:
+        raise failure
     forgotten = _forgotten(active)
     if forgotten:
         raise NotAwaitedError(forgotten)
-    return value
+    active.ending.state = None
+    return taken(value, active.ending, frame.policy.name) if is_state(value) else value
 
 
 def _forgotten(active: ActiveRun) -> list[str]:
@@ -296,7 +310,9 @@ async def _end(active: ActiveRun, value: Any, error: BaseException | None, rt: I
     if error is None:
         return await _finished(active, StateType.COMPLETED, value, None, rt)
     if isinstance(error, Exception):
-        return await _finished(active, StateType.FAILED, None, error, rt)
+        returned = active.ending.state
+        state = StateType.FAILED if returned is None or returned.is_completed() else returned.type
+        return await _finished(active, state, None, error, rt)
     await rt.blocking(lambda: active.journal.release_run(active.run))
     raise error
 
@@ -322,10 +338,17 @@ async def _finished(
             data, value = active.codec.round_trip(value)
         except CodecError as broken:
             state, value, error = StateType.FAILED, None, broken
+    ending = active.ending
     if error is not None:
-        failure, error = encode_failure(active.codec, error)
-    message = "" if error is None else f"{type(error).__name__}: {error}"[:_MESSAGE_LIMIT]
-    if isinstance(error, RunCancelled):  # who asked and why is all there is to say, whoever writes it down
+        if state is StateType.CANCELLED and ending.state is not None and not ending.state.is_cancelled():
+            ending.state = None  # it was cancelled from outside meanwhile
+        failure, error = ending.encoded(active.codec, error)
+    ending.at = active.clock()
+    final = ending.of_value(value) if error is None else ending.of_failure(error, state)
+    message = final.message[:_MESSAGE_LIMIT]
+    if isinstance(error, RunCancelled) and ending.state is None:
+        # who asked and why is all there is to say, whoever writes it down
+        final = State(state, message=str(error), data=error)
         message, failure = str(error), None
     await rt.blocking(
         partial(
@@ -340,7 +363,9 @@ async def _finished(
             account=account_of(active),
         )
     )
-    return Outcome(active.run.id, state, value, error, active.tally, unclaimed=_unclaimed(active))
+    return Outcome(
+        active.run.id, state, value, error, active.tally, unclaimed=_unclaimed(active), final=final
+    )
 
 
 async def _suspended(active: ActiveRun, rt: Inline | Loop) -> Outcome:

@@ -7,20 +7,21 @@ only handles. What submits and runs the tasks: see `agentflow.engine.submission`
 from __future__ import annotations
 
 import asyncio
-import copy
-import dataclasses
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from contextvars import ContextVar
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from agentflow.engine.context import CURRENT, Frame
+from agentflow.engine.endings import Ending
 from agentflow.engine.runtime import running_loop
 from agentflow.engine.seats import lent
-from agentflow.errors import ColourError, Unwinding
+from agentflow.errors import ColourError, Unwinding, UsageError
+from agentflow.model.states import State, StateType
 
 if TYPE_CHECKING:
     from agentflow.engine.active import ActiveRun
@@ -32,7 +33,18 @@ R_co = TypeVar("R_co", covariant=True)
 class TaskFuture(Generic[R_co]):
     """The result to be of a submitted task. A failure that nobody looks at fails the flow."""
 
-    __slots__ = ("__weakref__", "_callbacks", "_content", "_home", "_kind", "_run", "name", "seen")
+    __slots__ = (
+        "__weakref__",
+        "_callbacks",
+        "_content",
+        "_home",
+        "_kind",
+        "_run",
+        "begun",
+        "ending",
+        "name",
+        "seen",
+    )
 
     _PENDING, _VALUE, _ROW, _ERROR = range(4)
 
@@ -40,6 +52,10 @@ class TaskFuture(Generic[R_co]):
         self.name = name
         #: Somebody has looked at the outcome.
         self.seen = False
+        #: Its call was made; before, it waits for others or for a place.
+        self.begun = False
+        #: How it ended, where that says more than a value or an exception.
+        self.ending: Ending | None = None
         self._run = run
         self._kind = self._PENDING
         #: The value, the id of the row that holds it, or the exception.
@@ -59,6 +75,8 @@ class TaskFuture(Generic[R_co]):
     # -- its end
     def settle(self, value: Any, row: int = 0) -> None:
         """It ended with `value`, which is read from the journal's row whenever somebody asks, if there is one."""
+        if self.ending is not None and self.ending.state is None:
+            self.ending = None
         self._end(*((self._ROW, row) if row else (self._VALUE, value)))
         self._run.futures.pop(self, None)
         self._home.pop(self, None)
@@ -132,7 +150,20 @@ class TaskFuture(Generic[R_co]):
             raise self._content
         return self._content
 
+    @property
+    def state(self) -> State[R_co]:
+        """How far it has come; does not wait. To read the state of one that has ended counts as looking."""
+        if not self.done():
+            return State(StateType.RUNNING if self.begun else StateType.PENDING)
+        self.seen = True
+        ending = self.ending or Ending()
+        if self._kind != self._ERROR:
+            return ending.of_value(self._outcome())
+        crashed = not isinstance(self._content, Exception)
+        return ending.of_failure(self._content, StateType.CRASHED if crashed else StateType.FAILED)
+
     def __await__(self) -> Generator[Any, None, R_co]:
+        self._check_not_inside()
         self.seen = True
         yield from self.ended().__await__()
         return cast("R_co", self._outcome())
@@ -156,9 +187,16 @@ class TaskFuture(Generic[R_co]):
             raise self._content
         return self._run.read_value(self._content) if self._kind == self._ROW else self._content
 
+    def _check_not_inside(self) -> None:
+        """Raise `UsageError` where the code that waits for it is its own."""
+        if self in INSIDE.get():
+            message = f"{self.name} waits for its own result: a deadlock; do not hand a task its own future"
+            raise UsageError(message)
+
     def _block(self, timeout: float | None) -> None:
         if self.done():
             return
+        self._check_not_inside()
         if running_loop() is not None:
             message = (
                 f"result() of {self.name} would block this thread's event loop; `await` the future instead"
@@ -179,6 +217,10 @@ class TaskFuture(Generic[R_co]):
         fence = self._run.fence
         if fence is not None:  # nobody waits for what may never end
             raise fence.__class__(*fence.args)
+
+
+#: The futures whose tasks' code this is, from the outside in.
+INSIDE: ContextVar[tuple[TaskFuture[Any], ...]] = ContextVar("agentflow_inside", default=())
 
 
 def _wake(loop: asyncio.AbstractEventLoop, turn: asyncio.Future[None]) -> None:
@@ -283,49 +325,3 @@ def unlooked(futures: Iterable[TaskFuture[Any]]) -> BaseException | None:
             if error is not None and not isinstance(error, Unwinding):
                 return error
     return None
-
-
-def futures_in(value: Any) -> list[TaskFuture[Any]]:
-    """The futures in a value: itself, or inside lists, tuples, sets, dicts and dataclasses."""
-    found: list[TaskFuture[Any]] = []
-    seen: set[int] = set()
-    queue: list[Any] = [value]
-    while queue:
-        item = queue.pop()
-        if isinstance(item, TaskFuture):
-            found.append(cast("TaskFuture[Any]", item))
-            continue
-        parts = _parts(item)
-        if parts and id(item) not in seen:
-            seen.add(id(item))
-            queue.extend(reversed(parts))
-    return found
-
-
-def _parts(value: Any) -> list[Any]:
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return list(cast("Iterable[Any]", value))
-    if isinstance(value, dict):
-        return list(cast("dict[Any, Any]", value).values())
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return [getattr(value, item.name, None) for item in dataclasses.fields(value)]
-    return []
-
-
-def resolved(value: Any) -> Any:
-    """`value` with its futures, which have ended, replaced by their values."""
-    whole: Any = value
-    if isinstance(value, TaskFuture):
-        return whole.result()
-    if not futures_in(whole):
-        return whole
-    if isinstance(value, dict):
-        return {key: resolved(item) for key, item in whole.items()}
-    if dataclasses.is_dataclass(value):
-        made: Any = copy.copy(whole)
-        for item in dataclasses.fields(whole):
-            object.__setattr__(made, item.name, resolved(getattr(whole, item.name, None)))
-        return made
-    if hasattr(whole, "_fields"):
-        return type(whole)(*map(resolved, whole))
-    return type(whole)(map(resolved, whole))

@@ -15,12 +15,13 @@ import orjson
 from agentflow.engine.active import ActiveRun
 from agentflow.engine.context import CURRENT, Frame
 from agentflow.engine.draining import hold
+from agentflow.engine.endings import LOOKED_AT, Ending, may_say_more
 from agentflow.engine.handing_on import failure_detail, record_failure
 from agentflow.engine.records import Place, Record, Scope
 from agentflow.engine.runtime import INLINE, Extras, drive
 from agentflow.engine.staging import stage
+from agentflow.engine.step_rows import end_row, failure_bytes, start_rows
 from agentflow.engine.tags import TAGS, step_tags
-from agentflow.engine.transaction_values import noted
 from agentflow.errors import (
     CorruptRecord,
     Fenced,
@@ -29,11 +30,11 @@ from agentflow.errors import (
     Suspended,
     Unwinding,
 )
+from agentflow.model.states import is_state
 from agentflow.model.steps import StepKind, StepRow
-from agentflow.payloads.failures import decode_failure, encode_failure
+from agentflow.payloads.failures import decode_failure
 
 if TYPE_CHECKING:
-    from agentflow.engine.futures import TaskFuture
     from agentflow.engine.policy import StepPolicy
     from agentflow.engine.runtime import Runtime
     from agentflow.engine.submission import Lane
@@ -66,6 +67,8 @@ class Call:
     notes: Mapping[str, Any] = MappingProxyType({})
     #: The last row that was written, or found, of it.
     last: StepRow | None = None
+    #: Its state is asked for, or says more than its value.
+    ending: Ending | None = None
     #: Bound arguments to what people are shown of them.
     flat: Callable[[dict[str, Any]], dict[str, Any]] = dict
 
@@ -92,6 +95,12 @@ class Call:
         self.occurrence = count = frame.occurrences.get(key, 0)
         frame.occurrences[key] = count + 1
         self.effects = frame.effects
+
+    def noted(self) -> Ending:
+        """Where its state is noted, from now on."""
+        if self.ending is None:
+            self.ending = Ending()
+        return self.ending
 
     def place(self) -> Place:
         """Where the call stands in its scope."""
@@ -274,6 +283,8 @@ async def replay(call: Call, record: Record, rt: Runtime) -> Any:
         call.run.check(call.frame)
     if record.value is not None and len(record.value) > LARGE:
         call.stored = record.row.id
+    if call.ending is not None:
+        call.ending.recall(call.run.codec, record)
     return recall(call.run, record, call.frame.scope)
 
 
@@ -288,7 +299,12 @@ async def record_value(call: Call, child: Frame, data: bytes, value: Any, rt: Ru
     rows = [] if frame.root.started else start_rows(frame)
     row_id = run.next_id()
     key, branch, occurrence = child.place
-    detail = None if policy.detail is None and not TAGS.get() else _plain_detail(call, value)
+    ended_at = run.clock()
+    ending = call.ending
+    if ending is not None:
+        ending.at = ended_at
+    said_all = policy.detail is None and ending is None and not TAGS.get()
+    detail = None if said_all else _plain_detail(call, value)
     rows.append(
         StepRow(
             row_id,
@@ -304,7 +320,7 @@ async def record_value(call: Call, child: Frame, data: bytes, value: Any, rt: Ru
             0,
             row_id & 0xFFFFFFFF,
             child.t0,
-            run.clock(),
+            ended_at,
             data,
             detail,
         )
@@ -324,6 +340,8 @@ def _plain_detail(call: Call, value: Any) -> bytes | None:
     detail = {} if call.policy.detail is None else call.policy.detail(value)
     tags = step_tags(call)
     detail = {**detail, "tags": tags} if tags else detail
+    if call.ending is not None:
+        detail = {**detail, **(call.ending.detail() or {})}
     return orjson.dumps(detail) if detail else None
 
 
@@ -375,7 +393,9 @@ async def run_body(call: Call, child: Frame, rt: Runtime) -> Any:
             value = call.fn(*call.args, **call.kwargs)
             if rt.awaits:
                 value = await value
-        return value if child.children is None else await _joined(child, child.children, value, rt)
+        if child.children is not None or value.__class__ in LOOKED_AT:
+            value = await ended(call, child, value, rt)
+        return value  # noqa: TRY300
     except Unwinding as error:
         note_unwinding(run, error)
         raise
@@ -384,17 +404,25 @@ async def run_body(call: Call, child: Frame, rt: Runtime) -> Any:
         run.bodies.discard(child)
 
 
-async def _joined(child: Frame, children: dict[TaskFuture[Any], None], value: Any, rt: Runtime) -> Any:
+async def ended(call: Call, child: Frame, value: Any, rt: Runtime) -> Any:
     """A body's value once everything it has submitted has ended; a failure that it did not look at is its own."""
-    from agentflow.engine.futures import resolved, unlooked  # noqa: PLC0415 - the two need each other
+    if child.children is None and not (
+        value.__class__ in LOOKED_AT and may_say_more(value, call.policy.kind)
+    ):
+        return value
+    from agentflow.engine.futures import unlooked  # noqa: PLC0415 - the two need each other
+    from agentflow.engine.returned import consumed, settled, taken  # noqa: PLC0415 - the two need each other
 
-    await rt.join(list(children))
-    child.run.check(child)
-    value = resolved(value)
-    failure = unlooked(list(children))
+    value = await consumed(value, rt)
+    children = child.children
+    if children is not None:
+        await rt.join(list(children))
+        child.run.check(child)
+    value = settled(value)
+    failure = None if children is None else unlooked(list(children))
     if failure is not None:
         raise failure
-    return value
+    return taken(value, call.noted(), call.policy.name) if is_state(value) else value
 
 
 def note_unwinding(run: ActiveRun, error: Unwinding) -> None:
@@ -411,7 +439,7 @@ async def record_error(call: Call, child: Frame, error: BaseException, rt: Runti
     await rt.settled(run)
     run.check(call.frame)
     run.tally.executed += 1
-    data, shown = encode_failure(run.codec, error)
+    data, shown = failure_bytes(call, error)
     detail = failure_detail(child, error)
     rows = [*start_rows(call.frame), row := end_row(call, child, "failed", data, detail)]
     if call.answered:
@@ -420,81 +448,3 @@ async def record_error(call: Call, child: Frame, error: BaseException, rt: Runti
         await rt.commit(run, rows)
     record_failure(shown, row.id, row.scope)
     return shown
-
-
-def end_row(
-    call: Call,
-    child: Frame,
-    event: str,
-    value: bytes | None,
-    detail: dict[str, Any] | None = None,
-    *,
-    attempt: int = 0,
-    scope: bytes | None = None,
-) -> StepRow:
-    """A row of a call."""
-    run, policy = call.run, call.policy
-    if call.notes:
-        detail = {**call.notes, **(detail or {})}
-    row_id = run.next_id()
-    key, branch, occurrence = child.place
-    if policy.hooked:
-        detail = (detail or {}) | noted(policy, child)
-    row = call.last = StepRow(
-        row_id,
-        event,
-        policy.kind,
-        policy.name,
-        (call.frame.stable if policy.side_effect else call.frame.scope) if scope is None else scope,
-        key,
-        branch,
-        occurrence,
-        call.effects,
-        1 if policy.side_effect else 0,
-        attempt,
-        row_id & 0xFFFFFFFF,
-        child.t0,
-        None if event in ("started", "intent") else run.clock(),
-        value,
-        None if detail is None else orjson.dumps(detail, default=repr),
-    )
-    return row
-
-
-def start_rows(frame: Frame) -> list[StepRow]:
-    """Rows that say that the steps around a call have begun; written with the first thing recorded below them.
-
-    To be made before that thing's own row: a step comes before what it contains.
-    """
-    if frame.root.started:
-        return []
-    rows: list[StepRow] = []
-    for body in frame.enclosing():
-        if body.started or body.parent is None:
-            break
-        body.started = True
-        run, parent, policy = body.run, body.parent, body.policy
-        row_id = run.next_id()
-        key, branch, occurrence = body.place
-        rows.append(
-            StepRow(
-                row_id,
-                "started",
-                policy.kind,
-                policy.name,
-                parent.scope,
-                key,
-                branch,
-                occurrence,
-                body.before,
-                0,
-                0,
-                row_id & 0xFFFFFFFF,
-                body.t0,
-                None,
-                None,
-                orjson.dumps(body.notes) if body.notes else None,
-            )
-        )
-    rows.reverse()
-    return [row._replace(id=row_id) for row, row_id in zip(rows, sorted(row.id for row in rows), strict=True)]

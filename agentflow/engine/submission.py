@@ -11,7 +11,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from agentflow.engine import branches
-from agentflow.engine.futures import TaskFuture
+from agentflow.engine.endings import Ending, not_ready
+from agentflow.engine.futures import INSIDE, TaskFuture
 from agentflow.engine.runtime import INLINE, LOOP, Loop, drive, running_loop
 from agentflow.engine.seats import Seat, sit
 from agentflow.engine.step import Call, execute
@@ -53,9 +54,17 @@ class Work:
 
     def call(self) -> Call:
         """The call: a branch of its own."""
-        call = self.prepare()
+        future = self.future
+        INSIDE.set((*INSIDE.get(), future))
+        ending = future.ending = Ending()
+        try:
+            call = self.prepare()
+        except Exception as error:
+            ending.state = not_ready(error)
+            raise
         self.run.launching.discard(self)
-        call.own, call.lane = True, self.lane
+        future.begun = True
+        call.own, call.lane, call.ending = True, self.lane, ending
         return call
 
     def cancel(self) -> None:

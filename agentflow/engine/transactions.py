@@ -21,7 +21,8 @@ from agentflow.engine.policy import StepPolicy, TransactionHook
 from agentflow.engine.records import Place, Record
 from agentflow.engine.runtime import Extras, running_loop
 from agentflow.engine.staging import left_staged, stage
-from agentflow.engine.step import Call, count_effect, end_row, execute_now, recorded, start_rows
+from agentflow.engine.step import Call, count_effect, execute_now, recorded
+from agentflow.engine.step_rows import end_row, start_rows
 from agentflow.engine.transaction_hooks import (
     COMMIT,
     ROLLBACK,

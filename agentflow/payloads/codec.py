@@ -19,7 +19,8 @@ from typing import Any, cast
 import orjson
 
 from agentflow.errors import CodecError, CorruptRecord
-from agentflow.payloads.shapes import SHAPES, Shape
+from agentflow.payloads import exceptions, shapes
+from agentflow.payloads.shapes import Shape
 
 _INT_LIMIT = 1 << 63
 _TAG = "$"
@@ -27,6 +28,8 @@ _HINTS = (
     "return something the journal can store (builtins, dataclass, pydantic model, Enum, datetime, Decimal, ...), "
     "register a codec with agentflow.register_codec, or set persist_result=False (then it runs again on resume)"
 )
+#: The rules in their order: the first one that accepts a value stores it.
+SHAPES: list[Shape] = [*exceptions.SHAPES, *shapes.SHAPES]
 _ATOMS = frozenset({str, int, float, bool, type(None)})
 
 

@@ -25,6 +25,9 @@ from typing import Any, cast
 
 from pydantic import BaseModel, SecretBytes, SecretStr
 
+from agentflow.model.states import State
+from agentflow.payloads.shapes import exception_parts
+
 _DEPTH_LIMIT = 200
 _pack_float = struct.Struct(">d").pack
 _NAN = b"fnan;"
@@ -72,6 +75,11 @@ class Canonical:
         elif isinstance(value, (SecretStr, SecretBytes)):
             self._named(b"S", value)
             self.add(value.get_secret_value())
+        elif isinstance(value, State):
+            state = cast("State[Any]", value)
+            self.opaque.append("State")  # callers look closer: states among arguments become their values
+            self._named(b"Y", state)
+            self._sequence(b"[", [state.type.value, state.name, state.message, state.data])
         elif isinstance(value, BaseModel):
             self._named(b"M", value)
             self._mapping(value.__dict__)
@@ -105,6 +113,10 @@ class Canonical:
             self._local_function(value)
         elif isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
             self.parts.append(b"c" + _text(f"{value.__qualname__}"))
+        elif isinstance(value, BaseException):
+            self._named(b"X", value)
+            self._sequence(b"[", list(value.args))
+            self._mapping(exception_parts(value))
         else:
             self._by_type(value)
 

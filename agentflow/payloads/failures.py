@@ -1,4 +1,4 @@
-"""Exceptions to bytes and back: rebuilt by ``cls.__new__``, args and attributes - the same in every life.
+"""Failures of steps to bytes and back.
 
 An exception that cannot be rebuilt becomes `StepFailed` at once, so that code which catches it sees in the first life
 what it would see on replay.
@@ -6,29 +6,35 @@ what it would see on replay.
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Mapping, Sequence
-from types import FunctionType
+from dataclasses import replace
 from typing import Any
 
 import orjson
 
-from agentflow.errors import CorruptRecord, StepFailed
+from agentflow.errors import CorruptRecord
+from agentflow.model.states import State
 from agentflow.payloads.codec import Codec
-from agentflow.payloads.shapes import class_name, exception_parts, find_class
-
-_TRACEBACK_LIMIT = 8_000
-_ERRNO_AND_TEXT = 2
+from agentflow.payloads.exceptions import description, is_same, made_of, rebuilt, shown_traceback
+from agentflow.payloads.shapes import exception_parts
 
 
-def encode_failure(codec: Codec, error: BaseException) -> tuple[bytes, BaseException]:
-    """The bytes of `error`, and the exception that every life raises for it (itself where it can be rebuilt)."""
-    record = _record(error)
+def encode_failure(
+    codec: Codec, error: BaseException, state: State[Any] | None = None
+) -> tuple[bytes, BaseException]:
+    """The bytes of `error`, and the exception that every life raises for it (itself where it can be rebuilt).
+
+    `state`: the state in which the step ended, where that says more than the exception. Raises `CodecError` where what
+    it carries cannot be stored.
+    """
+    record = {**description(error), "traceback": shown_traceback(error)}
+    if state is not None:
+        record["state"] = replace(state, data=None) if state.data is error else state
+        codec.encode(record["state"])
     try:
         record["args"] = made_of(error)
         record["parts"] = dict(exception_parts(error))
         data = codec.encode(record)
-        if _same(error, decode_failure(codec, data)):
+        if is_same(error, decode_failure(codec, data)):
             return data, error
     except Exception:  # noqa: BLE001, S110 - the exception's own code runs here, and may raise anything
         pass
@@ -44,34 +50,12 @@ def encode_failure(codec: Codec, error: BaseException) -> tuple[bytes, BaseExcep
 
 def decode_failure(codec: Codec, data: bytes) -> BaseException:
     """The exception of `data`."""
-    record: dict[str, Any] = codec.decode(data)
-    if "args" not in record:
-        return StepFailed(record["type"], record["text"])
-    kind = find_class(record["class"])
-    if not issubclass(kind, BaseException):
-        message = f"{record['class']} was an exception when it was recorded and is none now"
-        raise CorruptRecord(message)
-    return rebuild(kind, record["args"], record["parts"])
+    return rebuilt(codec.decode(data))
 
 
-def rebuild(kind: type[BaseException], args: Sequence[Any], parts: Mapping[str, Any]) -> BaseException:
-    """An exception of a class, from what it was made of and the attributes that its class had set."""
-    error = kind.__new__(kind, *args)
-    if isinstance(kind.__init__, FunctionType):
-        error.args = tuple(args)
-    else:  # a builtin's own: it fills in fields that only it can
-        kind.__init__(error, *args)
-    for name, item in parts.items():
-        setattr(error, name, item)
-    return error
-
-
-def made_of(error: BaseException) -> tuple[Any, ...]:
-    """What an exception was made of: its args, and for an OSError also the file names, which are not among them."""
-    if isinstance(error, OSError) and len(error.args) == _ERRNO_AND_TEXT:
-        names = (error.filename, None, error.filename2) if error.filename2 is not None else (error.filename,)
-        return error.args if error.filename is None else (*error.args, *names)
-    return error.args
+def state_of_failure(codec: Codec, data: bytes) -> State[Any] | None:
+    """The state that was recorded with a failure; its data is None where that is the exception itself."""
+    return codec.decode(data).get("state") if b'"state"' in data else None
 
 
 def describe_failure(data: bytes) -> dict[str, str]:
@@ -81,24 +65,3 @@ def describe_failure(data: bytes) -> dict[str, str]:
         return {name: str(record.get(name, "")) for name in ("type", "text", "traceback")}
     except orjson.JSONDecodeError:
         return {"type": "unreadable", "text": "", "traceback": ""}
-
-
-def _record(error: BaseException) -> dict[str, Any]:
-    try:
-        text = str(error)
-    except Exception as second:  # noqa: BLE001 - a user's __str__ may raise anything
-        text = f"<its text raised {type(second).__name__}>"
-    return {
-        "type": type(error).__qualname__,
-        "class": class_name(type(error)),
-        "text": _clean(text),
-        "traceback": _clean("".join(traceback.format_exception(error))[-_TRACEBACK_LIMIT:]),
-    }
-
-
-def _clean(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()
-
-
-def _same(first: BaseException, second: BaseException) -> bool:
-    return type(first) is type(second) and repr(first.args) == repr(second.args) and str(first) == str(second)

@@ -20,7 +20,7 @@ from agentflow.engine.context import CURRENT
 from agentflow.engine.places import Errand, Returned
 from agentflow.engine.runtime import LOOP, Overdue
 from agentflow.errors import CodecError, NotSent, StepFailed, WorkerDied
-from agentflow.payloads.failures import made_of, rebuild
+from agentflow.payloads.exceptions import made_of, rebuild
 from agentflow.payloads.shapes import exception_parts
 from agentflow.task_runners.pickling import dumps, loads
 

@@ -55,10 +55,11 @@ def _no_calls() -> None:
 
 def run_of(cached: Task[..., Any], *args: Any, **kwargs: Any) -> Any:
     """A flow that makes one call."""
+    call: Any = cached
 
     @flow(name="run")
     def run() -> Any:
-        return cached(*args, **kwargs)
+        return call(*args, **kwargs)
 
     return run
 

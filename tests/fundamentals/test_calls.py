@@ -291,7 +291,7 @@ def test_every_kind_of_parameter_arrives_as_in_python() -> None:
         return [a, list(args), b, kwargs]
 
     @flow
-    def outer(a: int, /, *args: int, b: int = 2, **kwargs: Any) -> list[Any]:
+    def outer(a: int, /, *args: int, b: int = 2, **kwargs: int) -> list[Any]:
         return inner(a, *args, b=b, **kwargs)
 
     assert value_of(outer, 1, 2, 3, b=4, a=5, keys=6) == [1, [2, 3], 4, {"a": 5, "keys": 6}]

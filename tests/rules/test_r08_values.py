@@ -198,7 +198,6 @@ def deep() -> Any:
     ("make", "words"),
     [
         pytest.param(threading.Lock, "persist_result=False", id="unpicklable"),
-        pytest.param(lambda: (item for item in [1]), "register a codec", id="a generator"),
         pytest.param(looped, "contains itself", id="contains itself"),
         pytest.param(lambda: SecretStr("geheim"), "secrets are never recorded", id="a secret"),
         pytest.param(

@@ -10,6 +10,7 @@ from typing import Any, assert_type
 
 from agentflow import (
     Flow,
+    State,
     Task,
     TaskFuture,
     flow,
@@ -21,6 +22,7 @@ from agentflow import (
     wait_for_event,
 )
 from agentflow.futures import TaskFutureList
+from agentflow.states import Completed
 
 
 @task
@@ -102,6 +104,25 @@ async def outer(name: str, *, count: int = 1) -> dict[str, int]:
     request_input("How many?", int, timeout="soon")  # error
     sleep("soon")  # error
     return {name: count, text: number}
+
+
+@flow
+async def asks_for_states() -> None:
+    assert_type(add(1, return_state=True), State[int])
+    assert_type(add(1, return_state=True).result(), int)
+    assert_type(await fetch("u", return_state=True), State[bytes])
+    assert_type(add(1, wait_for=[add.submit(1)]), int)
+    assert_type(await fetch("u", wait_for=[add.submit(1)]), bytes)
+    assert_type(add.submit(1, return_state=True), State[int])
+    assert_type(fetch.submit("u", return_state=True), State[bytes])
+    assert_type(add.submit(1, wait_for=[add.submit(1)]), TaskFuture[int])
+    assert_type(fetch.submit("u", wait_for=[add.submit(1)]), TaskFuture[bytes])
+    assert_type(add.map([1], return_state=True), list[State[int]])
+    assert_type(add.submit(1).state, State[int])
+    assert_type(inner(3, return_state=True), State[list[int]])
+    assert_type(Shop().price(3, return_state=True), State[float])
+    assert_type(Shop().sell(3, return_state=True), State[float])
+    assert_type(Completed(data=3), State[int])
 
 
 @flow

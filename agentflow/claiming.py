@@ -1,0 +1,61 @@
+"""Owning a run of an earlier life: its records are loaded, its arguments read, its code compared."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+from agentflow.engine.active import ActiveRun, Options
+from agentflow.errors import ParameterError
+from agentflow.journal.protocol import Journal
+from agentflow.model.runs import Origin
+from agentflow.payloads.arguments import unstored_in
+from agentflow.payloads.codec import Codec
+
+
+def claimed(
+    journal: Journal,
+    run_id: str,
+    options: Options,
+    code: str,
+    *,
+    take_over: bool = False,
+    origin: Origin | None = None,
+) -> tuple[ActiveRun, dict[str, Any]]:
+    """A run, owned by this process, and its arguments; `code` is the fingerprint of the flow as it is now.
+
+    Raises `ParameterError` where not all of its arguments could be stored, and what `Journal.claim_run` raises.
+    """
+    run = journal.claim_run(run_id, take_over=take_over, fingerprint=code, origin=origin)
+    try:
+        codec = Codec(journal.key, allow_pickle=options.settings.allow_pickle)
+        arguments: dict[str, Any] = codec.decode(run.parameters)
+        missing = unstored_in(arguments)
+        if missing:
+            message = f"run {run_id} cannot go on: its arguments {', '.join(missing)} could not be stored"
+            raise ParameterError(message)
+        lives = journal.lives(run.number)
+        fork = journal.fork_of(run.number)
+        changed = not {code, ""}.issuperset({run.fingerprint, *(life.fingerprint for life in lives)})
+        changed = changed or (fork is not None and fork.changed)
+        with _no_collection():
+            active = ActiveRun(journal, run, options, rows=journal.steps(run.number), changed=changed)
+        active.fork = fork
+    except BaseException:
+        journal.release_run(run)
+        raise
+    return active, arguments
+
+
+@contextmanager
+def _no_collection() -> Generator[None, None, None]:
+    """Loading makes many objects, all of which stay: to look for garbage among them would only cost time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

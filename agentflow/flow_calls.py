@@ -1,0 +1,68 @@
+"""Calls of flows from outside of any flow that ask for more than the value, or whose arguments do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from agentflow.engine.calling import Request
+from agentflow.engine.context import current_frame
+from agentflow.engine.endings import not_ready
+from agentflow.engine.flow_run import Body, Outcome, run_blocking, run_on_loop
+from agentflow.engine.runtime import INLINE, LOOP, Runtime, drive
+from agentflow.errors import ParameterError
+
+
+def ask(flow: Any, request: Request) -> Any:
+    """The value or the state of a run of `flow`; for an async one a coroutine of it."""
+    flow.binder.arguments(request.args, request.kwargs)
+    coroutine = _asked(flow, request, LOOP if request.is_async else INLINE)
+    return coroutine if request.is_async else drive(coroutine)
+
+
+async def _asked(flow: Any, request: Request, rt: Runtime) -> Any:
+    try:
+        request.upstream.check(flow.name)
+        args, kwargs = request.late.resolve()
+    except Exception as error:
+        if not request.return_state:
+            raise
+        return not_ready(error)
+    try:
+        arguments = flow.arguments(args, kwargs)
+        body = flow.body(arguments)
+    except ParameterError as error:
+        if not request.return_state:
+            raise
+        arguments = flow.binder.arguments(args, kwargs)
+        policy = replace(flow.policy, retries=0, timeout_seconds=None)
+        body = Body(policy, refusing(error, is_async=request.is_async), (), {}, request.is_async)
+    active = flow.begin(arguments)
+    outcome = await run_on_loop(active, body) if rt.awaits else run_blocking(active, body)
+    return outcome.as_state() if request.return_state else value_of(outcome)
+
+
+def refusing(error: ParameterError, *, is_async: bool) -> Callable[..., Any]:
+    """The body of a flow that was called with arguments of wrong types."""
+
+    def refuse() -> None:
+        raise error
+
+    async def refuse_async() -> None:
+        raise error
+
+    return refuse_async if is_async else refuse
+
+
+def value_of(outcome: Outcome) -> Any:
+    """The value of a run that has ended, or its exception raised."""
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome.value
+
+
+def with_parameters(fn: Callable[..., Any], parameters: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a flow that is a step; its frame knows its parameters, which cache policies may ask for."""
+    current_frame("a flow").root.parameters = parameters
+    return fn(*args, **kwargs)

@@ -1,0 +1,47 @@
+"""The arguments of a run as bytes. One that cannot be stored does not keep the run from being made, only from resuming.
+
+Such an argument (a connection, a list that contains itself) is recorded as what people are shown of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from agentflow.errors import CodecError
+from agentflow.payloads.codec import Codec, register_codec
+
+
+class Unstored(NamedTuple):
+    """Stands for an argument that could not be stored."""
+
+    text: str
+
+
+register_codec(Unstored, tag="unstored", encode=lambda value: value.text, decode=Unstored)
+
+
+def encode_arguments(codec: Codec, arguments: Mapping[str, Any]) -> bytes:
+    """The bytes of a run's arguments."""
+    try:
+        return codec.encode(dict(arguments))
+    except CodecError:
+        return codec.encode({name: _storable(codec, value) for name, value in arguments.items()})
+
+
+def is_incomplete(parameters: bytes) -> bool:
+    """Whether some of a run's encoded arguments could not be stored."""
+    return b'"$":"unstored"' in parameters
+
+
+def unstored_in(arguments: Mapping[str, Any]) -> list[str]:
+    """Which decoded arguments are not there, with what is known of them."""
+    return [f"{name} ({value.text})" for name, value in arguments.items() if isinstance(value, Unstored)]
+
+
+def _storable(codec: Codec, value: Any) -> Any:
+    try:
+        codec.encode(value)
+    except CodecError as error:
+        return Unstored("<Cyclic>" if "contains itself" in str(error) else f"<{type(value).__qualname__}>")
+    return value
