@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import select
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,6 +31,7 @@ from agentflow.engine.active import Options
 from agentflow.errors import CodecError, DefinitionError, MissingContextError, NotSent, WorkerDied
 from agentflow.flows import Flow
 from agentflow.journal.memory import MemoryJournal
+from agentflow.journal.sqlite import SqliteJournal
 from agentflow.model.states import StateType
 from agentflow.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 from tests.fundamentals.bodies import (
@@ -519,3 +524,67 @@ def test_a_cached_result_is_the_same_wherever_it_was_computed() -> None:
     assert start(processes, journal=journal, using=waiting()).value == 6
     outcome = start(threads, journal=journal, using=waiting())
     assert (outcome.value, outcome.tally.cached) == (6, 1)
+
+
+# -- processes of a program
+
+
+class Program:
+    """`tests/fundamentals/process_script.py` in a folder of its own, in a process group of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.fifo = folder / "fifo"
+        os.mkfifo(self.fifo)
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """Start it, with the journal in its folder."""
+        return subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("process_script.py"), self.folder, *words],
+            env=os.environ | {"AGENTFLOW_HOME": str(self.folder / "home")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            process_group=0,
+        )
+
+    def resumed(self) -> dict[str, Any]:
+        """What its next life says; the body that hung does not, any more."""
+        (self.folder / "go").touch()
+        with closing(SqliteJournal(self.folder / "home" / "agentflow.db", bytes(32))) as journal:
+            run_id = last_run(journal)
+        out, err = self.start(run_id).communicate(timeout=60)
+        assert err == ""
+        return json.loads(out)
+
+    def ran(self) -> list[str]:
+        """The bodies that have begun, in all lives."""
+        return (self.folder / "ran").read_text().split()
+
+
+WHOLE = {"boxes": [0, 10, 20, 30], "hung": 1, "label": "42", "odd": True}
+
+
+def test_a_killed_flow_leaves_no_processes_and_reuses_what_they_had_finished(tmp_path: Path) -> None:
+    """Kill -9 while a body runs: its process ends by itself, and the next life runs what had not finished."""
+    program = Program(tmp_path)
+    process = program.start()
+    (worker,) = pids_from(program.fifo)
+    process.kill()
+    process.communicate()
+    assert is_over(worker)
+    assert program.resumed() == {"value": WHOLE, "error": "None", "reused": 4}
+    assert program.ran() == ["0", "1", "2", "3", "hangs", "hangs"]
+
+
+def test_ctrl_c_ends_the_processes_quietly(tmp_path: Path) -> None:
+    """It reaches the flow only, which ends its processes; the run can be resumed."""
+    program = Program(tmp_path)
+    process = program.start()
+    (worker,) = pids_from(program.fifo)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert err.count("Traceback") == err.count("KeyboardInterrupt") == 1
+    assert "process_worker" not in err
+    assert is_over(worker)
+    assert program.resumed()["value"] == WHOLE
