@@ -16,7 +16,7 @@ CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2
 	{ echo "agentflow needs Python 3.11 or newer: name one, as in  make PYTHON=python3.12" >&2; exit 1; }
 NODE := .bootstrap/node/node_modules/.bin
 
-.PHONY: demo test test-services test-browser test-inspector test-all test-lowest bench nightly
+.PHONY: demo test test-services test-dask test-ray test-browser test-inspector test-all test-lowest bench nightly
 .PHONY: check lint contracts types format constraints package clean .venv
 
 demo: $(VENV)/.ready-to-run
@@ -28,13 +28,20 @@ test: $(VENV)/.ready-to-develop
 test-services: $(VENV)/.ready-to-develop
 	$(PYTEST) -n $(WORKERS) -m "service and not browser and not inspector"
 
+test-dask: $(VENV)/.ready-to-develop
+	$(PYTEST) -m dask
+
+# Ray starts half a dozen processes and gives up on a machine that is too busy for them: best run alone.
+test-ray: $(VENV)/.ready-to-develop
+	$(PYTEST) -m ray --timeout 300
+
 test-browser: $(VENV)/.ready-to-develop
 	$(PYTEST) -m browser
 
 test-inspector: $(VENV)/.ready-to-develop $(NODE)/mcp-inspector
 	PATH="$(CURDIR)/$(NODE):$$PATH" $(PYTEST) -m inspector
 
-test-all: test test-services test-browser test-inspector
+test-all: test test-services test-dask test-ray test-browser test-inspector
 
 # The core suite with the oldest direct dependencies that pyproject.toml allows.
 test-lowest: $(UV)

@@ -79,14 +79,12 @@ _connection = _Connection()
 class RayPlace:
     """A run's part of a Ray cluster."""
 
-    #: Ray is told never to repeat a body.
+    #: Ray is told not to repeat a body.
     runs_once = True
 
     def __init__(self, address: str | None, init: Mapping[str, Any], options: Mapping[str, Any]) -> None:
         self._address, self._init, self._options = address, init, options
-        self._lock = threading.Lock()
         self._function: Any = None
-        self._jobs: set[RayJob] = set()
         # Ray starts and takes bodies in a thread of its own, so that no event loop waits for it
         self._sender = ThreadPoolExecutor(1, thread_name_prefix="agentflow-ray")
         self._ray: Any = None
@@ -105,7 +103,9 @@ class RayPlace:
         try:
             data = pack(job.errand, job.errand.seconds)
             function = self._connected(name)
-            job.begin(self._ray, function.options(name=name).remote(data))
+            # never repeated by Ray: whether a body runs again is for the engine to say
+            options = {"num_cpus": 1, "name": name, **self._options, "max_retries": 0}
+            job.begin(self._ray, function.options(**options).remote(data))
         except BaseException as error:  # noqa: BLE001 - told to whoever waits
             job.fail(error)
 
@@ -119,8 +119,7 @@ class RayPlace:
                 message = f"{name}: there is no Ray cluster to run it ({type(error).__name__}: {error})"
                 raise NotSent(message) from error
             self._ray = ray
-            options = {"num_cpus": 1, **self._options, "max_retries": 0}
-            self._function = ray.remote(run_there).options(**options)
+            self._function = ray.remote(run_there)
         return self._function
 
     def close(self) -> None:

@@ -1,0 +1,1 @@
+"""Task runners of clusters, tested on real local ones."""

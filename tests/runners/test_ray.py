@@ -1,0 +1,43 @@
+"""Ray: started for a run where this process is not connected yet, and ended with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.runners.conftest import RAY, RAY_ENVIRONMENT
+
+pytestmark = pytest.mark.ray
+PROGRAM = f"""
+import json, ray
+from agentflow import flow
+from agentflow.task_runners import RayTaskRunner
+from tests.fundamentals.bodies import square
+
+@flow(task_runner=RayTaskRunner(init_kwargs={RAY!r}, remote_options={{"num_cpus": 2}}))
+def run():
+    return [future.result() for future in square.map([1, 2, 3])], ray.is_initialized()
+
+print(json.dumps([run(), ray.is_initialized()]))
+"""
+
+
+def test_ray_is_started_for_a_run_and_ended_with_it(tmp_path: Path) -> None:
+    """In a process that is not connected to Ray; each body asks for what `remote_options` say."""
+    environment = os.environ | RAY_ENVIRONMENT | {"AGENTFLOW_HOME": str(tmp_path)}
+    root = Path(__file__).parents[2]
+    ran = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout.splitlines()[-1]) == [[[1, 4, 9], True], False]
