@@ -84,7 +84,8 @@ class DaskTaskRunner:
         if isinstance(make, str):
             module, _, name = make.replace(":", ".").rpartition(".")
             make = getattr(optional_module(module, extra="dask"), name)
-        defaults = {"dashboard_address": None} if make is distributed.LocalCluster else {}
+        # several runs may have one at once: any free port, on this machine only
+        defaults = {"dashboard_address": "127.0.0.1:0"} if make is distributed.LocalCluster else {}
         return make(asynchronous=True, **{**defaults, **self.cluster_kwargs})
 
 

@@ -14,7 +14,10 @@ from agentflow.testing.models import ModelRequest, Reply, ScriptedModelServer
 from tests.cli.conftest import Shell
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("quickstart", "cli", "caching"))]
+PAGES = [
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("quickstart", "cli", "caching", "task-runners")),
+]
 HELP = {"help", "h", "version"}
 
 
@@ -93,7 +96,11 @@ def test_every_program_has_a_name() -> None:
     programs = ["shop", "slow", "summary", "waits"]
     assert named == {("README.md", "file=shop.py"), ("README.md", "file=summary.py")} | {
         ("quickstart.md", f"file={name}.py") for name in programs
-    } | {("caching.md", "file=rates.py"), ("caching.md", "file=once.py")}
+    } | {("caching.md", "file=rates.py"), ("caching.md", "file=once.py")} | {
+        ("task-runners.md", "file=primes.py"),
+        ("task-runners.md", "file=totals.py"),  # run by tests/runners
+        ("task-runners.md", "file=squares.py"),  # the same
+    }
 
 
 @pytest.mark.parametrize("page", PAGES[:2], ids=lambda page: page.name)
@@ -165,3 +172,9 @@ def test_trip(shell: Shell) -> None:
     hooks = [step["seq"] for step in steps if step["kind"] == "hook"]
     assert len(hooks) == 2
     assert next(step["event"] for step in steps if step["kind"] == "transaction") == "rolled_back"
+
+
+def test_task_runners(shell: Shell) -> None:
+    """The parts of a sum are computed in processes."""
+    done = shell("run", program(shell, PAGES[4], "primes.py"), "-p", "limit=1000", "--json").json()
+    assert (done["result"], done["steps"]) == (168, 4)

@@ -21,7 +21,7 @@ def dask_cluster() -> Iterator[Any]:
     """A Dask cluster of two worker processes."""
     distributed: Any = importlib.import_module("distributed")  # only for tests that are marked
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", host="127.0.0.1"
     ) as cluster:
         yield cluster
 

@@ -11,6 +11,8 @@ from agentflow import task
 from agentflow.errors import DefinitionError, NotSent
 from agentflow.task_runners import DaskTaskRunner
 from tests.fundamentals.bodies import square, where
+from tests.fundamentals.lives import options, start
+from tests.runners.documentation import documented
 from tests.runners.test_clusters import run_with
 
 pytestmark = pytest.mark.dask
@@ -58,3 +60,9 @@ def test_one_cluster_is_enough() -> None:
     """An address and a class contradict each other."""
     with pytest.raises(DefinitionError):
         DaskTaskRunner(address="tcp://127.0.0.1:9", cluster_class="distributed.LocalCluster")
+
+
+def test_the_documented_example_runs() -> None:
+    """As docs/task-runners.md shows it, on a cluster that is made for the run."""
+    flow = documented("totals")["totals"]
+    assert start(flow, using=options(suspend=False)).value == 10

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.fundamentals.lives import options, start
 from tests.runners.conftest import RAY, RAY_ENVIRONMENT
+from tests.runners.documentation import documented
 
 pytestmark = pytest.mark.ray
 PROGRAM = f"""
@@ -41,3 +43,9 @@ def test_ray_is_started_for_a_run_and_ended_with_it(tmp_path: Path) -> None:
     )
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout.splitlines()[-1]) == [[[1, 4, 9], True], False]
+
+
+def test_the_documented_example_runs(ray_cluster: None) -> None:
+    """As docs/task-runners.md shows it."""
+    flow = documented("squares")["squares"]
+    assert start(flow, using=options(suspend=False)).value == [1, 4, 9]
