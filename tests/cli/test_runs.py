@@ -17,7 +17,7 @@ def test_listing(shell: Shell) -> None:
     assert [run["flow"] for run in found] == ["broken", "payment", "payment"]
     assert len(shell.look("runs", "ls", "--state", "paused", "--limit", "1", "--json").json()) == 1
     lines = shell.look("runs", "ls").out.splitlines()
-    assert lines[0].split() == ["run", "flow", "state", "age", "took"]
+    assert lines[0].split() == ["run", "name", "flow", "state", "age", "took"]
     assert lines[1].startswith(found[0]["run_id"])
     assert lines[1].endswith("ValueError: no way")
     assert lines[2].endswith("waits for a person: approval of pay")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import NamedTuple, cast
@@ -40,7 +41,9 @@ def outcome(call: Callable[[], object]) -> object:
         value = call()
     except (AgentflowError, Cancelling, Fenced, JournalUnavailable, ValueError) as error:
         named = not isinstance(error, RunOwnedError | ValueError)
-        return Failure(type(error), str(error) if named else "")
+        return Failure(
+            type(error), re.sub(r"is being run by \S+;", "is being run;", str(error)) if named else ""
+        )
     return nameless(value)
 
 
