@@ -145,17 +145,19 @@ class Task(Generic[P, R_co]):
         return value
 
     def _call_outside(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        request = self.request(args, kwargs)
-        if request.is_plain and RESERVED.isdisjoint(kwargs):
+        if RESERVED.isdisjoint(kwargs) and not is_late((args, kwargs)):
             return self._function(*args, **kwargs)
-        return call_outside(request, self._function)
+        return call_outside(self.request(args, kwargs), self._function)
 
     def request(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Request:
         """A call of this task with these arguments, the receiver among them."""
         own, wait_for, return_state = taken_out(kwargs)
         return Request(
-            self.policy, args, own, self.call_in, self.binder.arguments, self.is_async, wait_for, return_state
+            self.policy, args, own, self.call_in, self._bind, self.is_async, wait_for, return_state
         )
+
+    def _bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        return self.binder.arguments(args, kwargs)  # looked up late: a task that was sent elsewhere has none
 
     def call_in(self, frame: Frame, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
         """The call of this task in a frame, its place settled."""
