@@ -6,12 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from agentflow.approvals.gate import DEFAULT_GATE
+from agentflow.engine.active import Options
 from agentflow.engine.calling import Request
 from agentflow.engine.context import current_frame
 from agentflow.engine.endings import not_ready
 from agentflow.engine.flow_run import Body, Outcome, run_blocking, run_on_loop
+from agentflow.engine.places import TaskRunner
 from agentflow.engine.runtime import INLINE, LOOP, Runtime, drive
-from agentflow.errors import ParameterError
+from agentflow.errors import DefinitionError, ParameterError
+from agentflow.settings import Settings
 
 
 def ask(flow: Any, request: Request) -> Any:
@@ -66,3 +70,17 @@ def with_parameters(fn: Callable[..., Any], parameters: Mapping[str, Any], *args
     """Call a flow that is a step; its frame knows its parameters, which cache policies may ask for."""
     current_frame("a flow").root.parameters = parameters
     return fn(*args, **kwargs)
+
+
+def runner_from(name: str, given: TaskRunner | type[TaskRunner] | None) -> TaskRunner | None:
+    """The task runner that an option names. Raises `DefinitionError` for what is none."""
+    runner = given() if isinstance(given, type) else given
+    if runner is not None and not callable(getattr(runner, "open", None)):
+        message = f"{name}: task_runner wants a task runner of agentflow.task_runners, not {given!r}"
+        raise DefinitionError(message)
+    return runner
+
+
+def default_options(suspend_after: float | None = None) -> Options:
+    """Options of a run in this process; by default it never leaves memory while somebody waits for its result."""
+    return Options(settings=Settings.from_environment(), gate=DEFAULT_GATE, suspend_after=suspend_after)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
-from agentflow.approvals.gate import DEFAULT_GATE
 from agentflow.callables import default_name, entrypoint_of, is_coroutine_function, is_generator
 from agentflow.claiming import claimed
 from agentflow.engine.active import ActiveRun, Options
@@ -31,7 +30,8 @@ from agentflow.errors import (
     ParameterError,
 )
 from agentflow.fingerprints import fingerprint
-from agentflow.flow_calls import ask, refusing, value_of, with_parameters
+from agentflow.flow_calls import ask, default_options, refusing, runner_from, value_of, with_parameters
+from agentflow.hooks import FlowHooks, Hook, hooks_from
 from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Journal
 from agentflow.model.ids import new_id
@@ -44,7 +44,6 @@ from agentflow.payloads.arguments import encode_arguments, is_incomplete
 from agentflow.payloads.codec import Codec
 from agentflow.payloads.digests import canonical
 from agentflow.rerunning import Reruns
-from agentflow.settings import Settings
 from agentflow.signatures import Binder, adapter_schema
 from agentflow.task_options import RetryDelay, check_options, check_parameters
 
@@ -53,7 +52,7 @@ T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
 
 
-class Flow(Reruns, Generic[P, R_co]):
+class Flow(Reruns, FlowHooks, Generic[P, R_co]):
     """A function as a flow; made by `flow`."""
 
     def __init__(
@@ -71,6 +70,7 @@ class Flow(Reruns, Generic[P, R_co]):
         log_prints: bool | None = None,
         flow_run_name: RunName = None,
         tags: Iterable[str] = (),
+        **hooks: Hook | Sequence[Hook],
     ) -> None:
         self._wrapper: type[Any] | None = None
         if isinstance(fn, (staticmethod, classmethod)):
@@ -108,13 +108,17 @@ class Flow(Reruns, Generic[P, R_co]):
             tags=self.tags,
             description=self.description,
             run_name=name_maker("flow_run_name", flow_run_name, self.name, self.binder.parameters),
-            runner=_runner(self.name, task_runner),
+            runner=runner_from(self.name, task_runner),
         )
         if log_prints:
             record_prints()
-        self._step_policy = replace(self.policy, plain=self.policy.is_plain())
+        self._set_policy(replace(self.policy, owner=self, hooks=hooks_from(self.name, hooks)))
         #: ``path/to/file.py:name``, by which another process finds the flow; "" where it cannot.
         self.entrypoint = entrypoint_of(fn)
+
+    def _set_policy(self, policy: StepPolicy) -> None:
+        self.policy = policy
+        self._step_policy = replace(policy, plain=policy.is_plain())
 
     # -- what it is
     @property
@@ -385,19 +389,6 @@ class Flow(Reruns, Generic[P, R_co]):
         return next(iter(inspect.signature(self._function).parameters), "self")
 
 
-def default_options(suspend_after: float | None = None) -> Options:
-    """Options of a run in this process; by default it never leaves memory while somebody waits for its result."""
-    return Options(settings=Settings.from_environment(), gate=DEFAULT_GATE, suspend_after=suspend_after)
-
-
-def _runner(name: str, given: TaskRunner | type[TaskRunner] | None) -> TaskRunner | None:
-    runner = given() if isinstance(given, type) else given
-    if runner is not None and not callable(getattr(runner, "open", None)):
-        message = f"{name}: task_runner wants a task runner of agentflow.task_runners, not {given!r}"
-        raise DefinitionError(message)
-    return runner
-
-
 @overload
 def flow(fn: Callable[P, R_co], /) -> Flow[P, R_co]: ...
 @overload
@@ -414,6 +405,11 @@ def flow(
     log_prints: bool | None = None,
     flow_run_name: RunName = None,
     tags: Iterable[str] = (),
+    on_completion: Hook | Sequence[Hook] = (),
+    on_failure: Hook | Sequence[Hook] = (),
+    on_cancellation: Hook | Sequence[Hook] = (),
+    on_crashed: Hook | Sequence[Hook] = (),
+    on_running: Hook | Sequence[Hook] = (),
 ) -> Callable[[Callable[P, R_co]], Flow[P, R_co]]: ...
 def flow(fn: Any = None, /, **options: Any) -> Any:  # noqa: D417 - the options are those of the overload
     """Turn a function into a flow.

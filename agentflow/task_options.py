@@ -17,6 +17,7 @@ from agentflow.engine.policy import ApprovalRule, StepPolicy, TransactionHook, r
 from agentflow.engine.tags import check_tags
 from agentflow.engine.transaction_hooks import named_hooks
 from agentflow.errors import DefinitionError
+from agentflow.hooks import sees_state
 from agentflow.naming import RunName, name_maker
 from agentflow.signatures import Binder
 
@@ -32,7 +33,7 @@ def build_policy(
     retries: int = 0,
     retry_delay_seconds: RetryDelay = None,
     retry_jitter_factor: float = 0.0,
-    retry_condition_fn: Callable[[BaseException], bool | Awaitable[bool]] | None = None,
+    retry_condition_fn: Callable[..., bool | Awaitable[bool]] | None = None,
     timeout_seconds: float | None = None,
     cache_policy: CachePolicy | None = None,
     cache_key_fn: Callable[[Any, Mapping[str, Any]], str | None] | None = None,
@@ -79,6 +80,7 @@ def build_policy(
         on_commit=named_hooks(name, on_commit, "on_commit"),
         on_rollback=named_hooks(name, on_rollback, "on_rollback"),
         hooked=bool(on_commit or on_rollback),
+        condition_sees_state=sees_state(name, retry_condition_fn),
     )
     check_policy(result)
     return replace(result, plain=result.is_plain())

@@ -32,6 +32,7 @@ from agentflow.engine.runtime import LOOP
 from agentflow.engine.step import Call, decoded, execute, execute_now, hit
 from agentflow.engine.transaction_hooks import named_hooks
 from agentflow.errors import DefinitionError, MissingContextError
+from agentflow.hooks import TASK_HOOKS, Hook, TaskHooks, hooks_from
 from agentflow.model.states import State
 from agentflow.naming import RunName
 from agentflow.payloads.digests import canonical
@@ -48,7 +49,7 @@ H = TypeVar("H", bound=TransactionHook)
 branches.own_coroutine(execute)
 
 
-class Task(Generic[P, R_co]):
+class Task(TaskHooks, Generic[P, R_co]):
     """A function as a task; made by `task`. Called inside a flow it is a step, elsewhere the plain function."""
 
     def __init__(
@@ -83,7 +84,9 @@ class Task(Generic[P, R_co]):
         self._prefix = self.name.encode() + b"\0" + partial_arguments(fn)
 
     def _policy(self, **options: Any) -> StepPolicy:
+        hooks = hooks_from(self.name, {kind: options.pop(kind, ()) for kind in TASK_HOOKS})
         policy = build_policy(self.name, self._function, self.binder, **options)
+        policy = replace(policy, owner=self, hooks=hooks, plain=policy.plain and hooks is None)
         if policy.log_prints:
             record_prints()
         return policy
@@ -171,7 +174,7 @@ class Task(Generic[P, R_co]):
         # nobody asks a plain step for its arguments
         named = _unasked if policy.plain else functools.partial(binder.arguments, args, options)
         call = Call(frame, policy, key, self._function, args, options, named, binder.rebind)
-        if self.policy.side_effect:
+        if not policy.plain:
             call.flat = binder.flat
         if self.policy.aliases:
             digest = frame.run.hasher.digest
@@ -303,7 +306,7 @@ def task(
     retries: int = 0,
     retry_delay_seconds: RetryDelay = None,
     retry_jitter_factor: float = 0.0,
-    retry_condition_fn: Callable[[BaseException], bool | Awaitable[bool]] | None = None,
+    retry_condition_fn: Callable[..., bool | Awaitable[bool]] | None = None,
     timeout_seconds: float | None = None,
     cache_policy: CachePolicy | None = None,
     cache_key_fn: Callable[[Any, Mapping[str, Any]], str | None] | None = None,
@@ -318,6 +321,9 @@ def task(
     task_run_name: RunName = None,
     tags: Iterable[str] = (),
     aliases: Iterable[str] = (),
+    on_completion: Hook | Sequence[Hook] = (),
+    on_failure: Hook | Sequence[Hook] = (),
+    on_running: Hook | Sequence[Hook] = (),
     on_commit: Sequence[TransactionHook] = (),
     on_rollback: Sequence[TransactionHook] = (),
 ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
@@ -331,7 +337,8 @@ def task(fn: Any = None, /, **options: Any) -> Any:  # noqa: D417 - the options 
         retry_delay_seconds: Seconds before each retry: a number, a list (its last item repeats), or a function of the
             number of retries such as ``exponential_backoff(2)``.
         retry_jitter_factor: A delay grows by up to this share of itself, at random.
-        retry_condition_fn: Called with the exception; no retry where it returns False or raises.
+        retry_condition_fn: Called with (task, task run, state), or with the exception; no retry where it is false or
+            raises.
         timeout_seconds: Limit of one attempt. A sync task's thread is abandoned, and what it still does is refused.
         cache_policy: What makes a call equal to one of an earlier run (``INPUTS + TASK_SOURCE``, ...).
         cache_key_fn: Instead: (context, arguments) -> key, None = not cached.
@@ -347,6 +354,9 @@ def task(fn: Any = None, /, **options: Any) -> Any:  # noqa: D417 - the options 
             function that returns the name; evaluated once, whatever the retries.
         tags: Labels, beside those of the run and of ``with tags(...)``.
         aliases: Names it had before; records under those are reused.
+        on_completion: Called with (task, task run, state) after it has completed; see docs/states-and-hooks.md.
+        on_failure: The same, after it has failed for good.
+        on_running: The same, before each attempt.
         on_commit: Called with the transaction once the one around the step has committed.
         on_rollback: Called with the transaction, in reverse order, when the one around the step is rolled back.
 

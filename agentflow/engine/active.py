@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from agentflow.engine.effects import Gate
     from agentflow.engine.futures import TaskFuture
     from agentflow.engine.places import TaskRunner, Workplace
+    from agentflow.engine.policy import StepPolicy
     from agentflow.engine.queueing import Queued
     from agentflow.engine.step import Call
     from agentflow.engine.submission import Threads, Work
@@ -73,6 +74,9 @@ class Tally:
 
 class ActiveRun:
     """One life of a run."""
+
+    #: The flow's options, once it has begun.
+    policy: StepPolicy | None = None
 
     #: Somebody stops the process (Ctrl-C): the run goes on later, so nothing is rolled back.
     interrupted: bool = False

@@ -12,6 +12,7 @@ from agentflow.engine.context import Frame
 from agentflow.engine.draining import hold
 from agentflow.engine.endings import timed_out
 from agentflow.engine.handing_on import failure_detail, guilty_below, hand_on, record_failure
+from agentflow.engine.hooks import running, task_run_of, tell
 from agentflow.engine.logs import run_log
 from agentflow.engine.records import Place, Record, Records, attempt_scope
 from agentflow.engine.runtime import DURABLY, Extras, Overdue
@@ -39,12 +40,28 @@ if TYPE_CHECKING:
 async def execute_fully(call: Call, place: Place, rt: Runtime) -> Any:
     """Like `agentflow.engine.step.execute`, for steps with options."""
     if not call.policy.tags:
-        return await _chosen(call, place, rt)
+        return await _watched(call, place, rt)
     token = TAGS.set(TAGS.get() | call.policy.tags)
     try:
-        return await _chosen(call, place, rt)
+        return await _watched(call, place, rt)
     finally:
         TAGS.reset(token)
+
+
+async def _watched(call: Call, place: Place, rt: Runtime) -> Any:
+    """Run the call, and its hooks once its end is in the journal - unless an earlier life has put it there."""
+    if call.policy.hooks is None:
+        return await _chosen(call, place, rt)
+    ending = call.noted()
+    try:
+        value = await _chosen(call, place, rt)
+    except Exception as error:
+        if not ending.recalled:
+            await tell(call, ending.of_failure(error), rt)
+        raise
+    if not ending.recalled:
+        await tell(call, ending.of_value(value), rt)
+    return value
 
 
 def annotate(call: Call, record: Record | None) -> None:
@@ -109,6 +126,8 @@ async def _attempts(call: Call, place: Place, record: Record | None, look: Looku
         if look is not None and look.is_locked:
             child.computes = look.key or b""
         first = run.next_id()
+        if policy.hooks is not None:
+            await tell(call, running(attempt), rt, attempt)
         try:
             value = await _timed_body(call, child, rt)
             data, value = run.codec.round_trip(value) if policy.persist_result else (b"null", value)
@@ -153,7 +172,11 @@ async def wants_retry(call: Call, error: BaseException, attempt: int, rt: Runtim
     if policy.retry_condition is None:
         return True
     try:
-        answer = policy.retry_condition(error)
+        if policy.condition_sees_state:
+            state = call.noted().of_failure(error)
+            answer = policy.retry_condition(policy.owner, task_run_of(call, attempt), state)
+        else:
+            answer = policy.retry_condition(error)
         if inspect.isawaitable(answer):
             answer = await rt.awaited(answer)
     except Unwinding:

@@ -22,6 +22,7 @@ from agentflow.engine.effects import (
     tell_edit,
 )
 from agentflow.engine.handing_on import record_failure
+from agentflow.engine.hooks import running, tell
 from agentflow.engine.records import Place, Record, Records, Scope
 from agentflow.engine.returned import taken
 from agentflow.engine.runtime import DURABLY, Extras, Interrupted, Overdue
@@ -202,6 +203,7 @@ async def _run_effect(call: Call, place: Place, permission: Permission, attempt:
         above = start_rows(frame)
         if above or call.answered:
             await rt.commit(run, above, Extras(durable=True, consumed=call.answered))
+        await tell(call, running(attempt), rt, attempt)
         intent = end_row(call, child, "intent", None, details, attempt=attempt)
         try:
             await intent_commit(call, rt, intent, permission)

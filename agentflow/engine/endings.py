@@ -30,13 +30,17 @@ _COLLECTIONS = (list, tuple, set, frozenset)
 class Ending:
     """How a call ended, for whoever wants its state: filled in by the engine in every life, also from the journal."""
 
-    __slots__ = ("at", "state")
+    __slots__ = ("at", "attempt", "recalled", "state")
 
     def __init__(self) -> None:
         #: What says more than the value or exception: a returned state, ``Cached``, ``TimedOut``, ``NotReady``.
         self.state: State[Any] | None = None
         #: When, seconds since the epoch; 0 = the engine does not know.
         self.at = 0.0
+        #: The attempt that it was, counted from 0; known where there are hooks.
+        self.attempt = 0
+        #: An earlier life has put it into the journal.
+        self.recalled = False
 
     def of_value(self, value: Any) -> State[Any]:
         """The state of a call that gave `value`."""
@@ -72,7 +76,7 @@ class Ending:
 
     def recall(self, codec: Codec, record: Record) -> None:
         """Take it from a step's record."""
-        self.at = record.row.ended or 0.0
+        self.at, self.recalled = record.row.ended or 0.0, True
         self.state = None
         if record.event == "cached":
             self.state = CACHED

@@ -20,6 +20,7 @@ from agentflow.engine.draining import hold
 from agentflow.engine.endings import timed_out
 from agentflow.engine.futures import unlooked
 from agentflow.engine.handing_on import culprits
+from agentflow.engine.hooks import running, tell_of_run
 from agentflow.engine.logs import flush_logs, run_log
 from agentflow.engine.places import close_places
 from agentflow.engine.records import ROOT, attempt_scope
@@ -168,6 +169,7 @@ def _without_frame() -> Context:
 
 async def _caught(active: ActiveRun, body: Body, rt: Inline | Loop) -> tuple[Any, BaseException | None]:
     """The flow's value or whatever it raised; `_end` tells them apart."""
+    active.policy = body.policy
     try:
         return await _attempts(active, body, rt), None
     except BaseException as error:
@@ -187,7 +189,8 @@ async def _attempts(active: ActiveRun, body: Body, rt: Inline | Loop) -> Any:
         first = active.next_id()
         if active.guarded:
             await hold(active, frame, rt, inline=True)
-        active.ending.state = None
+        active.ending.state, active.ending.attempt = None, attempt
+        await tell_of_run(active, policy, running(attempt), rt)
         token = CURRENT.set(frame)
         if frame.task is None:
             frame.thread = get_ident()
@@ -363,6 +366,7 @@ async def _finished(
             account=account_of(active),
         )
     )
+    await tell_of_run(active, active.policy, final, rt)
     return Outcome(
         active.run.id, state, value, error, active.tally, unclaimed=_unclaimed(active), final=final
     )

@@ -10,6 +10,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, MutableMapping
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from agentflow.engine.away import ABROAD, Line
@@ -45,16 +46,22 @@ class RunLogger(logging.LoggerAdapter[logging.Logger]):
         return True
 
 
+#: The run and the step whose hook this is.
+HOOK_OF: ContextVar[tuple[ActiveRun, str] | None] = ContextVar("agentflow_hook_of", default=None)
+
+
 def get_run_logger() -> RunLogger:
     """The logger of the running flow or task. Raises `MissingContextError` outside of a flow."""
     abroad = ABROAD.get()
     if abroad is not None:
         return RunLogger(abroad.tell, abroad.step.log_level)
-    frame = current_frame("get_run_logger()")
-    run, step = frame.run, frame.policy.name
-    return RunLogger(
-        lambda line: run_log(run, line.text, level=line.level, step=step), lowest_level(frame.run)
-    )
+    hooked = HOOK_OF.get()
+    if hooked is not None:
+        run, step = hooked
+    else:
+        frame = current_frame("get_run_logger()")
+        run, step = frame.run, frame.policy.name
+    return RunLogger(lambda line: run_log(run, line.text, level=line.level, step=step), lowest_level(run))
 
 
 def lowest_level(run: ActiveRun) -> int:

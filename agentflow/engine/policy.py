@@ -11,6 +11,7 @@ from agentflow.model.steps import StepKind
 
 if TYPE_CHECKING:
     from agentflow.engine.caching import CachePolicy
+    from agentflow.engine.hooks import Hooks
     from agentflow.engine.places import TaskRunner
 
 #: Called with the transaction; may be async.
@@ -28,8 +29,13 @@ class StepPolicy:
     retries: int = 0
     retry_delays: tuple[float, ...] = ()
     retry_jitter_factor: float = 0.0
+    #: What hooks and conditions are given first: the task or flow.
+    owner: Any = field(default=None, repr=False, compare=False)
+    hooks: Hooks | None = None
+    #: The condition is called with (task, task run, state), as in Prefect, instead of with the exception.
+    condition_sees_state: bool = False
     #: Called with the exception; False (or raising) = do not retry. May be async for async tasks.
-    retry_condition: Callable[[BaseException], Any] | None = None
+    retry_condition: Callable[..., Any] | None = None
     timeout_seconds: float | None = None
     cache_policy: CachePolicy | None = None
     cache_expiration: dt.timedelta | None = None
@@ -80,6 +86,7 @@ class StepPolicy:
             or self.tags
             or self.run_name is not None
             or self.on_commit
+            or self.hooks is not None
             or self.on_rollback
         )
 

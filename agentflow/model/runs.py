@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from agentflow.model.states import StateType
 
@@ -76,3 +78,37 @@ class Run:
 
 #: A run that has taken its process down this often is no longer recovered unasked.
 CRASHES_LIMIT = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRun:
+    """One call of a task, as hooks and conditions see it."""
+
+    #: The same in every life of the run.
+    id: str
+    #: What people see: the task's name, or what ``task_run_name`` makes of the call.
+    name: str
+    task_name: str
+    flow_run_id: str
+    #: The arguments by name.
+    parameters: Mapping[str, Any]
+    #: Which attempt it is, from 1.
+    run_count: int
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowRun:
+    """A run of a flow, or a call of one inside of a run, as hooks see it."""
+
+    #: Of a sub-flow, its step's; the same in every life of the run.
+    id: str
+    name: str
+    flow_name: str
+    #: The arguments by name.
+    parameters: Mapping[str, Any]
+    #: Which attempt it is, from 1.
+    run_count: int
+    tags: tuple[str, ...] = ()
+    #: The run that it is a part of, or that started it; empty where there is none.
+    parent_run_id: str = ""

@@ -1,7 +1,10 @@
 """What README and docs say of the command line is there, and their programs do what the text says."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -178,3 +181,18 @@ def test_task_runners(shell: Shell) -> None:
     """The parts of a sum are computed in processes."""
     done = shell("run", program(shell, PAGES[4], "primes.py"), "-p", "limit=1000", "--json").json()
     assert (done["result"], done["steps"]) == (168, 4)
+
+
+def test_states(shell: Shell) -> None:
+    """The program prints what the page says."""
+    page = ROOT / "docs" / "states-and-hooks.md"
+    printed = re.search(r"It prints:\n\n```\n(.*?)```", page.read_text(), re.DOTALL)
+    assert printed is not None
+    ran = subprocess.run(
+        [sys.executable, program(shell, page, "states.py")],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "AGENTFLOW_HOME": str(shell.folder)},
+    )
+    assert ran.stdout == printed[1]
