@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from agentflow.engine.policy import StepPolicy
     from agentflow.engine.queueing import Queued
     from agentflow.engine.step import Call
-    from agentflow.engine.submission import Threads, Work
+    from agentflow.engine.submission import Threads
     from agentflow.engine.waiting import Pending
 
 
@@ -131,8 +131,8 @@ class ActiveRun:
         self.unstarted: dict[Call, Any] = {}
         #: Submitted tasks that have not ended or that failed, in their order.
         self.futures: dict[TaskFuture[Any], None] = {}
-        #: Submitted works that are about to begin.
-        self.launching: set[Work] = set()
+        #: What moves although no body shows it: works that begin or end, threads that have been told to go on.
+        self.moving: set[object] = set()
         #: Asyncio tasks of the run, and those that stand for another one.
         self.tasks: set[asyncio.Task[Any]] = set()
         self.aliases: WeakKeyDictionary[asyncio.Task[Any], Any] = WeakKeyDictionary()
@@ -279,7 +279,7 @@ class ActiveRun:
             not (self.pendings or self.blocked.held)
             or self.busy_blocks
             or self.hops
-            or self.launching
+            or self.moving
             or self.group.busy
         ):
             return False

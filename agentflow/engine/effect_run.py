@@ -247,6 +247,8 @@ async def _shielded_body(call: Call, child: Frame, rt: Runtime) -> Any:
     if child.task is None:
         child.thread = get_ident()
     run.bodies.add(child)
+    if call.work is not None:
+        run.moving.discard(call.work)
     token = CURRENT.set(child)
     try:
         value = await rt.shielded(call.fn, call.args, call.kwargs, child)
@@ -263,6 +265,8 @@ async def _shielded_body(call: Call, child: Frame, rt: Runtime) -> Any:
         raise
     finally:
         CURRENT.reset(token)
+        if call.work is not None:
+            run.moving.add(call.work)
         run.bodies.discard(child)
 
 

@@ -227,6 +227,8 @@ async def ask(
     run, frame = call.run, call.frame
     now = run.options.clock()
     proposed = shown_arguments(call)
+    if call.work is not None:
+        run.moving.discard(call.work)
     wait = Wait(
         id=wait_id(run, kind, frame.stable, place, count + call.refusals * _MOST_ASKED),
         run=run.number,

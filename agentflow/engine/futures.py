@@ -202,12 +202,14 @@ class TaskFuture(Generic[R_co]):
                 f"result() of {self.name} would block this thread's event loop; `await` the future instead"
             )
             raise ColourError(message)
-        over = threading.Event()
-        self.add_done_callback(over.set)
+        over, run = threading.Event(), self._run
+        waiting = _Waiting(run)
+        self.add_done_callback(partial(waiting.tell, over.set))
         frame = CURRENT.get()
         with (
+            waiting,
             nullcontext() if frame is None else blocked(frame),
-            self._run.blocked.when_stopped(self._run, over.set),
+            run.blocked.when_stopped(run, over.set),
         ):
             over.wait(timeout)
         if frame is not None and not self.done():
@@ -289,16 +291,21 @@ def ends_of(futures: Sequence[TaskFuture[T]], timeout: float | None = None) -> I
         raise ColourError(message)
     deadline = None if timeout is None else time.monotonic() + timeout
     ended: SimpleQueue[TaskFuture[T] | None] = SimpleQueue()
-    for future in futures:
-        future.add_done_callback(partial(ended.put, future))
     frame = CURRENT.get()
+    waiting = None if frame is None else _Waiting(frame.run)
+    for future in futures:
+        put = partial(ended.put, future)
+        future.add_done_callback(put if waiting is None else partial(waiting.tell, put))
     for _ in futures:
         found: TaskFuture[T] | None = None
         with suppress(Empty):
             found = ended.get_nowait()
         if found is None:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            with nullcontext() if frame is None else _until_stopped(frame, partial(ended.put, None)):
+            with (
+                waiting or nullcontext(),
+                nullcontext() if frame is None else _until_stopped(frame, partial(ended.put, None)),
+            ):
                 try:
                     found = ended.get(timeout=left)
                 except Empty:
@@ -306,6 +313,30 @@ def ends_of(futures: Sequence[TaskFuture[T]], timeout: float | None = None) -> I
         if found is None:
             return  # cannot be: see `_until_stopped`
         yield found
+
+
+class _Waiting:
+    """A thread that blocks until it is told to go on; from then on it moves, whenever it gets to run."""
+
+    def __init__(self, run: ActiveRun) -> None:
+        self._run = run
+        self._lock = threading.Lock()
+        self._blocks = False
+
+    def tell(self, how: Callable[[], object]) -> None:
+        """Tell it, by `how`; from any thread."""
+        with self._lock:
+            if self._blocks:
+                self._run.moving.add(self)
+        how()
+
+    def __enter__(self) -> None:
+        self._blocks = True
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._blocks = False
+            self._run.moving.discard(self)
 
 
 @contextmanager

@@ -37,7 +37,7 @@ from agentflow.payloads.failures import decode_failure
 if TYPE_CHECKING:
     from agentflow.engine.policy import StepPolicy
     from agentflow.engine.runtime import Runtime
-    from agentflow.engine.submission import Lane
+    from agentflow.engine.submission import Lane, Work
 
 
 #: A value of more bytes than this is held by its row, not by the future of the call.
@@ -57,6 +57,8 @@ class Call:
     own: bool = False
     #: Where it has a place while it runs.
     lane: Lane | None = None
+    #: What was submitted, if it was.
+    work: Work | None = None
     #: The row that holds its value, where that is a large one.
     stored: int = 0
     #: How often it, a side effect, was refused before.
@@ -385,6 +387,8 @@ async def run_body(call: Call, child: Frame, rt: Runtime) -> Any:
     if child.task is None:
         child.thread = get_ident()
     run.bodies.add(child)
+    if call.work is not None:
+        run.moving.discard(call.work)
     token = CURRENT.set(child)
     try:
         if policy.timeout_seconds is not None:
@@ -401,6 +405,8 @@ async def run_body(call: Call, child: Frame, rt: Runtime) -> Any:
         raise
     finally:
         CURRENT.reset(token)
+        if call.work is not None:  # it moves until its end has been told
+            run.moving.add(call.work)
         run.bodies.discard(child)
 
 

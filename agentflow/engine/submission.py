@@ -62,9 +62,8 @@ class Work:
         except Exception as error:
             ending.state = not_ready(error)
             raise
-        self.run.launching.discard(self)
         future.begun = True
-        call.own, call.lane, call.ending = True, self.lane, ending
+        call.own, call.lane, call.ending, call.work = True, self.lane, ending, self
         return call
 
     def cancel(self) -> None:
@@ -73,8 +72,9 @@ class Work:
             self.loop.call_soon_threadsafe(self._cancel)
 
     def _cancel(self) -> None:
-        if self.task is not None:
-            self.task.cancel()
+        if self.task is not None and self.loop is not None:
+            # after its first step: what an earlier life has asked is withdrawn by whoever asks it again
+            self.loop.call_soon(self.task.cancel)
 
     def is_dead(self) -> bool:
         """Whether its run has been fenced before it began; then it has ended."""
@@ -124,7 +124,7 @@ class Lane:
             if work.is_dead():
                 self.take_back_unused()
             else:
-                work.run.launching.add(work)
+                work.run.moving.add(work)
                 self._launch(work)
 
     def take_back_unused(self) -> None:
@@ -147,9 +147,9 @@ class Threads(Lane):
         while work is not None:
             sit(Seat(self))
             if not work.is_dead():
-                work.run.launching.add(work)
+                work.run.moving.add(work)
                 _execute_here(work)
-            work.run.launching.discard(work)
+            work.run.moving.discard(work)
             self.take_back_unused()
             work = self.next()
 
@@ -228,7 +228,7 @@ def _after(futures: Sequence[TaskFuture[Any]], then: Callable[[], None]) -> None
 
 def launch_on_loop(work: Work) -> None:
     """Begin an async work on its loop."""
-    work.run.launching.add(work)
+    work.run.moving.add(work)
     loop = work.loop
     if loop is None or loop is running_loop():
         _create(work)
@@ -259,7 +259,7 @@ _kept: set[asyncio.Task[None]] = set()
 
 def _over(work: Work, task: asyncio.Task[None]) -> None:
     _kept.discard(task)
-    work.run.launching.discard(work)
+    work.run.moving.discard(work)
     work.run.tasks.discard(task)
     if not work.future.done() and not (task.cancelled() and work.is_dead()):
         work.future.fail(asyncio.CancelledError() if task.cancelled() else task.exception() or _lost(work))
