@@ -32,8 +32,6 @@ class Settings:
     allow_pickle: bool = True
     #: Seconds for which an approval can be given; 0 = for ever.
     approval_expires: float = 7 * 86_400.0
-    #: Seconds after which the slots of a holder that is not heard of any more are free again.
-    lease_seconds: float = 30.0
     #: Level of what `get_run_logger` records.
     log_level: str = "INFO"
     #: Port of ``agentflow serve``.

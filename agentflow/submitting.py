@@ -7,7 +7,7 @@ from contextvars import Context, copy_context
 from typing import Any, cast
 
 from agentflow.engine.annotations import Annotation, opaque, quote, unmapped
-from agentflow.engine.calling import Prepared, taken_out
+from agentflow.engine.calling import preparation, taken_out
 from agentflow.engine.context import Frame
 from agentflow.engine.futures import TaskFuture, TaskFutureList
 from agentflow.engine.places import LOOP_AWAY, place_for, runner_of, send_away
@@ -69,7 +69,7 @@ def submit_in(
 ) -> TaskFuture[Any]:
     """Submit a task in a frame. With futures among the arguments, the call is made once they have ended."""
     request = task.request((*task.receiver, *args), kwargs)
-    awaited, prepare = request.futures, Prepared(request, frame).ready
+    awaited, prepare = request.futures, preparation(request, frame)
     runner = runner_of(frame)
     place = place_for(frame, task.policy, runner)
     if place is not None:

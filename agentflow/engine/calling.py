@@ -120,6 +120,16 @@ class Prepared:
         return call
 
 
+def preparation(request: Request, frame: Frame) -> Callable[[], Call]:
+    """What makes a submitted call once it may be made, its place settled now.
+
+    Of a plain one only the call itself is kept: there may be a hundred thousand in a queue.
+    """
+    if request.is_plain:
+        return request.make(frame, request.args, request.kwargs).itself
+    return Prepared(request, frame).ready
+
+
 def call_now(request: Request, frame: Frame) -> Any:
     """Make the call in its caller's branch: its value or state - for an async function, a coroutine of that."""
     prepared = Prepared(request, frame)

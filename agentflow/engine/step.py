@@ -104,6 +104,10 @@ class Call:
             self.ending = Ending()
         return self.ending
 
+    def itself(self) -> Call:
+        """The call: for whoever may have to make one."""
+        return self
+
     def place(self) -> Place:
         """Where the call stands in its scope."""
         place = (self.key, self.frame.branch, self.occurrence)

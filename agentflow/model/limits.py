@@ -21,14 +21,6 @@ class ConcurrencyLimitStrategy(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class ConcurrencyLimitConfig:
-    """How many runs of a flow may be executed at once, and what becomes of the next one. Prefect's name."""
-
-    limit: int
-    collision_strategy: ConcurrencyLimitStrategy = ConcurrencyLimitStrategy.ENQUEUE
-
-
-@dataclass(frozen=True, slots=True)
 class Limit:
     """A limit that is defined in the journal."""
 

@@ -10,7 +10,6 @@ from agentflow.model.steps import StepEvent, StepKind, StepRow
 from agentflow.views import StepTree
 
 Step = dict[str, Any]
-_ENDED_WELL = frozenset({StepEvent.COMPLETED, StepEvent.CACHED})
 _NO_PARENT = 0
 _NAMED = b'"run_name"'
 
@@ -120,11 +119,6 @@ def usage_of(step: Step) -> dict[str, Any]:
     detail: Any = step.get("detail")
     usage: Any = detail.get("usage") if isinstance(detail, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     return cast("dict[str, Any]", usage) if isinstance(usage, dict) else {}
-
-
-def ended_well(step: Step) -> bool:
-    """Whether the step has a value."""
-    return step["event"] in _ENDED_WELL
 
 
 def _milliseconds(seconds: float | None) -> float | None:
