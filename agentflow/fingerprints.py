@@ -19,13 +19,18 @@ _files: dict[str, tuple[tuple[int, int], bytes]] = {}
 _projects: dict[tuple[str, int], str] = {}
 
 
-def fingerprint(fn: Callable[..., Any]) -> str:
-    """The fingerprint of the code around a flow's function, hexadecimal."""
+def fingerprint(fn: Callable[..., Any], *, fresh: bool = False) -> str:
+    """The fingerprint of the code around a flow's function, hexadecimal.
+
+    It is taken once, for the code that this process has loaded. `fresh`: of the files as they are now.
+    """
     inner: Any = inspect.unwrap(fn)
     while hasattr(inner, "func"):  # a bound method of a class, as a partial
         inner = inspect.unwrap(inner.func)
     code = getattr(inner, "__code__", None)
     file = code.co_filename if code is not None else ""
+    if fresh:
+        return _compute(file)
     found = _projects.get((file, len(sys.modules)))
     if found is None:
         found = _projects[file, len(sys.modules)] = _compute(file)

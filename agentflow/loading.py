@@ -125,6 +125,15 @@ def load_flow(target: str) -> Flow[..., Any]:
     return next(iter(flows.values()))
 
 
+def load_flow_of(entrypoint: str, name: str) -> Flow[..., Any]:
+    """The flow of that name in the file of an entry point; also one that was made with other options than its function.
+
+    Raises like `load_flow`.
+    """
+    found = flows_in(load_module(split_target(entrypoint)[0])).get(name)
+    return load_flow(entrypoint) if found is None else found
+
+
 def split_target(target: str) -> tuple[str, str]:
     """``FILE:NAME`` as (FILE, NAME); NAME is "" where there is none."""
     file, separator, name = target.rpartition(":")

@@ -32,6 +32,12 @@ class Settings:
     allow_pickle: bool = True
     #: Seconds for which an approval can be given; 0 = for ever.
     approval_expires: float = 7 * 86_400.0
+    #: Seconds that a process which is told to end (SIGTERM) gives to the steps that have begun.
+    drain_patience: float = 5.0
+    #: Seconds that a cancelled run with a process of its own has to stop before the process is killed.
+    cancel_grace: float = 30.0
+    #: How many processes of their own runs have at once (``agentflow serve --isolate``); others wait.
+    max_processes: int = 16
     #: Level of what `get_run_logger` records.
     log_level: str = "INFO"
     #: Port of ``agentflow serve``.
@@ -48,6 +54,10 @@ class Settings:
             if text:
                 values[item.name] = _parse(name, text, hints[item.name])
         return cls(**values)
+
+    def as_environment(self) -> dict[str, str]:
+        """The variables from which another process reads these settings."""
+        return {f"AGENTFLOW_{item.name.upper()}": str(getattr(self, item.name)) for item in fields(self)}
 
 
 def _parse(name: str, text: str, kind: type[Any]) -> Any:

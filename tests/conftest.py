@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-SERVICES = {"cli", "mcp", "server"}
+SERVICES = {"cli", "mcp", "server", "workers"}
 HERE = Path(__file__).parent
 
 

@@ -12,8 +12,9 @@ from agentflow.cli import output, persons
 from agentflow.cli.output import json_text, people, print_line, say, seconds
 from agentflow.cli.progress import RunProgress, describe_wait, watching
 from agentflow.cli.questions import answer_on_terminal, questions_of, ways_to_decide
-from agentflow.engine.flow_run import Outcome, run_blocking
-from agentflow.errors import RunNotFoundError
+from agentflow.engine.active import ActiveRun
+from agentflow.engine.flow_run import Body, Outcome, run_blocking
+from agentflow.errors import RunNotFoundError, Stopping
 from agentflow.flows import Flow, default_options
 from agentflow.journal.protocol import Journal
 from agentflow.model.runs import Origin, Run
@@ -22,6 +23,7 @@ from agentflow.model.steps import ENDS
 from agentflow.model.waits import Wait, WaitKind
 from agentflow.payloads.failures import describe_failure
 from agentflow.views import StepTree, plain, stamp, waiting_view
+from agentflow.workers.draining import EndOfProcess, draining
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def execute(
     started = time.monotonic()
     try:
         outcome, reused = _lives(journal, flow, run_id, take_over=take_over, ask=ask, web=web)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopping):
         return replace(report(journal, run_id, 0, time.monotonic() - started), interrupted=True)
     return report(journal, run_id, reused, time.monotonic() - started, outcome)
 
@@ -142,8 +144,18 @@ def _life(
         run_id, journal=journal, options=default_options(suspend_after=0), take_over=take_over, origin=origin
     )
     with watching(RunProgress(journal, active.run, active)) as progress:
-        outcome = run_blocking(active, flow.body(arguments))
+        outcome = _drained(active, flow.body(arguments))
     return outcome, len(progress.reused())
+
+
+def _drained(active: ActiveRun, body: Body) -> Outcome:
+    """Run a life. Where the process is told to end meanwhile, raises KeyboardInterrupt or `Stopping`."""
+    end = EndOfProcess()
+    with draining(active, end):
+        outcome = run_blocking(active, body)
+    if end.is_told and not outcome.state.is_final:
+        raise KeyboardInterrupt
+    return outcome
 
 
 def present(report: Report, *, json: bool, stream: TextIO) -> int:

@@ -16,13 +16,10 @@ from agentflow.flows import Flow, default_options
 from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Journal
 from agentflow.loading import load_flow
-from agentflow.model.runs import Run
+from agentflow.model.runs import CRASHES_LIMIT, Run
 from agentflow.model.states import StateType
 
 Flag = Annotated[bool, Parameter(negative=())]
-
-#: A run that has taken its process down this often is no longer recovered unasked.
-CRASHES_LIMIT = 3
 
 _INTERRUPTED = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
 

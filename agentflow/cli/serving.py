@@ -16,7 +16,8 @@ from agentflow.loading import load_flows
 from agentflow.mcp.install import install as install_server
 from agentflow.mcp.stdio import stdout_kept_clean
 from agentflow.settings import Settings
-from agentflow.workers.inline import InlineWorker
+from agentflow.workers.inline import InlineWorker, Worker
+from agentflow.workers.process import ProcessWorker
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -35,6 +36,7 @@ def serve(
     port: int | None = None,
     token: Annotated[str | None, Parameter(env_var="AGENTFLOW_TOKEN")] = None,
     allowed_host: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    isolate: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
     """Serve flows: pages, REST API, MCP (/mcp) and a worker, in one process, until Ctrl-C.
 
@@ -46,10 +48,11 @@ def serve(
         port: Default: AGENTFLOW_PORT, else 4300; 0 = any free one.
         token: What clients must show (also AGENTFLOW_TOKEN in the environment).
         allowed_host: Another name under which the server may be called; repeatable.
+        isolate: Run each run in a process of its own, with the code as it is then; one that does not stop is killed.
     """
     from agentflow.server.serving import serve as serve_app  # noqa: PLC0415 - loads the web server
 
-    worker = _worker(files)
+    worker = _worker(files, isolate=isolate)
     chosen = Settings.from_environment().port if port is None else port
 
     def mount(url: str) -> Mapping[str, ASGIApp]:
@@ -111,10 +114,11 @@ def install(client: str, /, *files: str) -> int:
     return COMPLETED
 
 
-def _worker(files: tuple[str, ...]) -> InlineWorker:
+def _worker(files: tuple[str, ...], *, isolate: bool = False) -> Worker:
     persons.mark_worker()
     settings = Settings.from_environment()
-    return InlineWorker(
+    kind = ProcessWorker if isolate else InlineWorker
+    return kind(
         open_journal(settings),
         load_flows(files),
         options=default_options(settings.suspend_after),

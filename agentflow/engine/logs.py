@@ -119,7 +119,19 @@ def _recording_print(*values: object, **options: Any) -> None:
             abroad.tell(Line(logging.INFO, _joined(values, options.get("sep")), printed=True))
         elif frame is not None and records_prints(frame):
             run_log(frame.run, _joined(values, options.get("sep")), step=frame.policy.name)
+            if _recorded_only:
+                return
     _print(*values, **options)
+
+
+_recorded_only = False
+
+
+def keep_prints() -> None:
+    """Do not print what is recorded: in this process whatever is printed becomes a line of the log anyhow."""
+    global _recorded_only  # noqa: PLW0603 - one per process
+    _recorded_only = True
+    _logger.propagate = False
 
 
 def _joined(values: tuple[object, ...], sep: object) -> str:

@@ -23,7 +23,7 @@ from agentflow.mcp.results import status_result
 from agentflow.mcp.sealing import Continuation, Keys, call_digest
 from agentflow.model.runs import Run
 from agentflow.model.steps import LogRow
-from agentflow.workers.inline import InlineWorker
+from agentflow.workers.inline import Worker
 
 #: With less than this share of the patience left, a person would only see the form disappear.
 _LEAST_FOR_A_PERSON = 0.2
@@ -45,7 +45,7 @@ class Patience:
 class Desk:
     """What every tool needs: the worker, where its pages are, and how long to wait."""
 
-    worker: InlineWorker
+    worker: Worker
     base_url: str
     patience: Patience
     keys: Keys

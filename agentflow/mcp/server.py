@@ -21,7 +21,7 @@ from agentflow.mcp.sealing import AUDIENCE, Keys, state_security
 from agentflow.mcp.tasks import DurableTasks
 from agentflow.model.runs import Origin
 from agentflow.version import VERSION
-from agentflow.workers.inline import InlineWorker
+from agentflow.workers.inline import Worker
 
 INSTRUCTIONS = """\
 Each flow here is a tool. A call starts a durable run and returns its result. A run can outlive the call: then the
@@ -32,7 +32,7 @@ await_run. You cannot approve anything yourself.
 
 
 def build_server(
-    worker: InlineWorker,
+    worker: Worker,
     *,
     base_url: str = "",
     origin: Origin = Origin.MODEL,
@@ -71,7 +71,7 @@ def build_server(
     return server
 
 
-def run_stdio(worker: InlineWorker, *, base_url: str = "") -> None:
+def run_stdio(worker: Worker, *, base_url: str = "") -> None:
     """Serve over standard input and output until the client goes away; stdout carries nothing but the protocol.
 
     Load the flows inside `agentflow.mcp.stdio.stdout_kept_clean`: what they print while imported is not caught here.
@@ -86,7 +86,7 @@ def run_stdio(worker: InlineWorker, *, base_url: str = "") -> None:
 
 
 def http_app(
-    worker: InlineWorker,
+    worker: Worker,
     *,
     base_url: str,
     path: str = "/mcp",

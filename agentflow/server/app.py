@@ -30,13 +30,13 @@ from agentflow.server.ui import connect as connect_page
 from agentflow.server.ui import flows as flow_pages
 from agentflow.server.ui import login as login_page
 from agentflow.server.ui import runs as run_pages
-from agentflow.workers.inline import InlineWorker
+from agentflow.workers.inline import Worker
 
 _NO_MOUNTS: Mapping[str, ASGIApp] = MappingProxyType({})
 
 
 def create_app(
-    worker: InlineWorker,
+    worker: Worker,
     *,
     mount: Mapping[str, ASGIApp] = _NO_MOUNTS,
     allowed_hosts: Sequence[str],

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 from agentflow.errors import UsageError
 from agentflow.server.access import LOOPBACK_NAMES, WILDCARDS
 from agentflow.server.app import create_app
-from agentflow.workers.inline import InlineWorker
+from agentflow.workers.inline import Worker
 
 Mounts = Mapping[str, ASGIApp] | Callable[[str], Mapping[str, ASGIApp]]
 """ASGI apps by path, or a function from the server's URL to them."""
@@ -32,7 +32,7 @@ class Server:
 
     def __init__(
         self,
-        worker: InlineWorker,
+        worker: Worker,
         *,
         host: str = "127.0.0.1",
         port: int = 4300,
@@ -64,7 +64,8 @@ class Server:
             timeout_graceful_shutdown=_DRAIN_SECONDS,
             backlog=_BACKLOG,
         )
-        self._uvicorn = _Uvicorn(config, lambda: on_ready(self.url), app.state.site.hub.close)
+        self._uvicorn = _Uvicorn(config, lambda: on_ready(self.url), self._leave)
+        self._end_streams = app.state.site.hub.close
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
@@ -92,8 +93,12 @@ class Server:
         try:
             self._uvicorn.run(sockets=[self._socket])
         finally:
-            self.worker.stop()
+            self.worker.stop(patience=0.0 if self._uvicorn.force_exit else None)
             self._socket.close()
+
+    def _leave(self) -> None:
+        self.worker.drain()
+        self._end_streams()
 
     def _serve(self) -> None:
         try:
@@ -124,12 +129,14 @@ class _Uvicorn(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop; unlike the original, the signal is not raised again afterwards: stopping was asked for and done."""
+        if self.should_exit:
+            self.force_exit = True  # somebody insists, by whichever signal
         super().handle_exit(sig, frame)
         self._captured_signals.clear()
 
 
 def serve(
-    worker: InlineWorker,
+    worker: Worker,
     *,
     host: str = "127.0.0.1",
     port: int = 4300,

@@ -13,7 +13,7 @@ from agentflow.journal.protocol import Journal
 from agentflow.model.waits import PERSON_KINDS
 from agentflow.server.access import Access, Caller
 from agentflow.server.feeds import OPEN_LIMIT, Hub
-from agentflow.workers.inline import InlineWorker
+from agentflow.workers.inline import Worker
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 _INTEGER_LIMIT = 1 << 62
@@ -23,7 +23,7 @@ _INTEGER_LIMIT = 1 << 62
 class Site:
     """One server."""
 
-    worker: InlineWorker
+    worker: Worker
     access: Access
     hub: Hub
     #: Paths of mounted apps.

@@ -1,14 +1,17 @@
 """The worker inside a server or MCP process: starts runs of the flows it was given, recovers them, waits for them.
 
-Each run has a thread of its own; a waiting one leaves memory after a while and comes back when its wait is over.
+`Worker` is what all kinds of workers have in common; an `InlineWorker` gives each run a thread of this process, and
+`agentflow.workers.process` has the one that gives it a process of its own. A waiting run leaves memory after a while
+and comes back when its wait is over.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from contextlib import suppress
 from typing import Any, NamedTuple, Self
 
 from agentflow.engine.active import ActiveRun, Options
@@ -21,16 +24,19 @@ from agentflow.errors import (
     RunFinishedError,
     RunNotFoundError,
     RunOwnedError,
+    Stopping,
     Unwinding,
 )
 from agentflow.flows import Flow, default_options
 from agentflow.journal.protocol import Journal
-from agentflow.model.runs import Origin, Run
+from agentflow.model.runs import CRASHES_LIMIT, NewRun, Origin, Run
 from agentflow.model.states import StateType
 from agentflow.model.waits import PERSON_KINDS
 
 #: Seconds before the third life in a row that got nowhere, and at the most.
 _SHORTEST_REST, _LONGEST_REST = 0.5, 60.0
+#: Seconds for a thread to notice that its run is over.
+_LAST_MOMENT = 0.2
 
 
 class _Rest(NamedTuple):
@@ -40,8 +46,8 @@ class _Rest(NamedTuple):
     until: float = 0.0
 
 
-class InlineWorker:
-    """Runs flows in this process. Usable as a context manager: `start` and `stop`."""
+class Worker(ABC):
+    """Starts, recovers and watches runs. Usable as a context manager: `start` and `stop`."""
 
     def __init__(
         self,
@@ -58,8 +64,8 @@ class InlineWorker:
             self.options = default_options(self.options.settings.suspend_after)
         self._on_error = on_error
         self._threads: dict[str, threading.Thread] = {}
-        self._active: dict[str, ActiveRun] = {}
         self._rests: dict[str, _Rest] = {}
+        self._parked: set[str] = set()
         self._lock = threading.Lock()
         self._changed = threading.Condition()
         self._wake = threading.Event()
@@ -81,23 +87,39 @@ class InlineWorker:
             self._loop = threading.Thread(target=self._watch, name="agentflow-worker", daemon=True)
             self._loop.start()
 
-    def stop(self, *, patience: float = 5.0) -> None:
-        """Take no more runs and wait `patience` seconds for those that are under way; the rest is recovered later.
-
-        Runs that only wait leave memory at once.
-        """
+    def drain(self) -> None:
+        """Take no more runs, and let those that are under way begin no more steps; returns at once."""
         self._stopping = True
         self._wake.set()
-        with self._lock:
-            for active in self._active.values():
-                active.options = replace(active.options, suspend_after=0.0)
-        waker_of(self.journal).poke()
+
+    def stop(self, *, patience: float | None = None) -> None:
+        """Take no more runs, and give back those that are under way; others go on with them later.
+
+        Runs that only wait leave memory, steps that have begun have `patience` seconds (default: ``drain_patience``) to
+        end. What has not ended then is abandoned: it is begun again by whoever goes on with the run.
+        """
+        self.drain()
+        patience = self.options.settings.drain_patience if patience is None else patience
+        deadline = time.monotonic() + patience
         if self._loop is not None:
             self._loop.join(patience)
-        deadline = time.monotonic() + patience
         for thread in list(self._threads.values()):
             thread.join(max(0.0, deadline - time.monotonic()))
+        if self._threads:
+            self.abandon()
         self._undo()
+
+    @abstractmethod
+    def abandon(self) -> None:
+        """Give back the runs that are still under way, at once."""
+
+    @abstractmethod
+    def live(self, flow: Flow[..., Any], run_id: str) -> bool:
+        """Claim a run and execute a life of it to its end; returns whether it got anywhere. Raises what that raises."""
+
+    def has_room(self) -> bool:
+        """Whether one more run can be under way."""
+        return True
 
     # -- asking
     def start_run(self, flow: str, arguments: Mapping[str, Any], *, origin: Origin) -> Run:
@@ -107,10 +129,14 @@ class InlineWorker:
         """
         found = self.flow(flow)
         validated = found.binder.validate_named(arguments)
-        new = found.new_run(validated, self.journal, self.options, origin)
+        new = self.new_run(found, validated, origin)
         run = self.journal.create_run(new, state=StateType.PENDING)
         self._launch(found, run.id)
         return run
+
+    def new_run(self, flow: Flow[..., Any], arguments: Mapping[str, Any], origin: Origin) -> NewRun:
+        """The run that is made of a call."""
+        return flow.new_run(arguments, self.journal, self.options, origin)
 
     def flow(self, name: str) -> Flow[..., Any]:
         """The flow of that name. Raises `FlowNotFoundError`."""
@@ -145,18 +171,12 @@ class InlineWorker:
         return bool(self.journal.list_waits(number=run.number, kinds=PERSON_KINDS, limit=1))
 
     def executing(self, run: Run) -> list[tuple[str, str, float]]:
-        """(kind, name, begin) of the steps that execute here right now and that the journal cannot know of yet."""
-        life = waker_of(self.journal).life_of(run.number)
-        if life is None:
-            return []
-        bodies = [
-            body
-            for body in list(life.bodies)
-            if body.parent is not None and not body.waits and not body.started
-        ]
-        return sorted(
-            ((body.policy.kind, body.policy.name, body.t0) for body in bodies), key=lambda item: item[2]
-        )
+        """(kind, name, begin) of the steps that execute right now and that the journal cannot know of yet.
+
+        Empty where another process executes them.
+        """
+        del run
+        return []
 
     # -- inner
     def _on_change(self) -> None:
@@ -178,15 +198,39 @@ class InlineWorker:
         started: list[str] = []
         for run in self.journal.due_runs(self.options.clock()):
             found = self.flows.get(run.flow)
+            if found is None:
+                self._settle(run)
+                continue
             resting = self.options.clock() < self._rests.get(run.id, _Rest()).until
-            if found is not None and not self._stopping and not resting and self._launch(found, run.id):
+            if (
+                not self._stopping
+                and not resting
+                and not self._is_parked(run)
+                and self._launch(found, run.id)
+            ):
                 started.append(run.id)
         return started
 
+    def _settle(self, run: Run) -> None:
+        """A run that was asked to stop and whose owner has died is over, whoever sees that."""
+        if run.state is StateType.CANCELLING:
+            with suppress(RunFinishedError):
+                self.journal.request_cancel(run.id, run.message)
+
+    def _is_parked(self, run: Run) -> bool:
+        """Whether a run takes its processes down with it: it is left alone until a person resumes or cancels it."""
+        if run.state is not StateType.RUNNING or run.crashes < CRASHES_LIMIT:
+            return False
+        if run.id not in self._parked:
+            self._parked.add(run.id)
+            advice = f"agentflow runs resume {run.id}, or cancel it"
+            self._on_error(f"run {run.id} has crashed {run.crashes} times and is left alone ({advice})")
+        return True
+
     def _launch(self, flow: Flow[..., Any], run_id: str) -> bool:
         with self._lock:
-            if run_id in self._threads:
-                return False
+            if self._stopping or run_id in self._threads or not self.has_room():
+                return False  # it stays due
             thread = threading.Thread(
                 target=self._live, args=(flow, run_id), name=f"agentflow-{flow.name}", daemon=True
             )
@@ -197,11 +241,7 @@ class InlineWorker:
     def _live(self, flow: Flow[..., Any], run_id: str) -> None:
         moved = False
         try:
-            active, arguments = flow.claim(run_id, journal=self.journal, options=self.options)
-            with self._lock:
-                self._active[run_id] = active
-            outcome = run_blocking(active, flow.body(arguments))
-            moved = outcome.state.is_final or outcome.tally.executed > 0
+            moved = self.live(flow, run_id)
         except (RunOwnedError, RunFinishedError):  # somebody else was faster
             pass
         except ParameterError as error:
@@ -211,7 +251,6 @@ class InlineWorker:
         finally:
             with self._lock:
                 self._threads.pop(run_id, None)
-                self._active.pop(run_id, None)
             self._rest(run_id, moved=moved)
             self._on_change()
 
@@ -228,3 +267,58 @@ class InlineWorker:
         """Look at the journal now."""
         waker_of(self.journal).poke()
         self._wake.set()
+
+
+class InlineWorker(Worker):
+    """Runs flows in threads of this process."""
+
+    def __init__(self, journal: Journal, flows: Mapping[str, Flow[..., Any]], **options: Any) -> None:
+        """See `Worker`."""
+        super().__init__(journal, flows, **options)
+        self._active: dict[str, ActiveRun] = {}
+
+    def live(self, flow: Flow[..., Any], run_id: str) -> bool:
+        active, arguments = flow.claim(run_id, journal=self.journal, options=self.options)
+        with self._lock:
+            self._active[run_id] = active
+            if self._stopping:
+                active.drain()
+        try:
+            outcome = run_blocking(active, flow.body(arguments))
+        finally:
+            with self._lock:
+                self._active.pop(run_id, None)
+        return outcome.state.is_final or outcome.tally.executed > 0
+
+    def drain(self) -> None:
+        super().drain()
+        with self._lock:
+            lives = list(self._active.values())
+        for life in lives:
+            life.drain()
+        waker_of(self.journal).poke()
+
+    def abandon(self) -> None:
+        """A thread cannot be ended: its run is given back, and whatever it still does is refused."""
+        with self._lock:
+            lives = list(self._active.values())
+        for life in lives:
+            life.stop(Stopping("the process ended while it ran; it goes on when it is resumed"))
+        for thread in list(self._threads.values()):
+            thread.join(_LAST_MOMENT)
+        for life in lives:
+            self.journal.release_run(life.run)
+
+    def executing(self, run: Run) -> list[tuple[str, str, float]]:
+        """(kind, name, begin) of the steps that execute here right now and that the journal cannot know of yet."""
+        life = waker_of(self.journal).life_of(run.number)
+        if life is None:
+            return []
+        bodies = [
+            body
+            for body in list(life.bodies)
+            if body.parent is not None and not body.waits and not body.started
+        ]
+        return sorted(
+            ((body.policy.kind, body.policy.name, body.t0) for body in bodies), key=lambda item: item[2]
+        )

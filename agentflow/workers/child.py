@@ -1,0 +1,65 @@
+"""The program of a process that runs one life of a run, for a `ProcessWorker`: ``python -m agentflow.workers.child``.
+
+It ends with 0 where the run has ended or left memory, with another code where it could not be run. On SIGTERM, and when
+the worker that started it is gone, it drains: what has begun may end, then it lets the run go. So no process goes on as
+a run's owner for longer than ``drain_patience`` after its worker's death, and no run ever has two.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Sequence
+
+from agentflow.engine.flow_run import run_blocking
+from agentflow.engine.logs import keep_prints
+from agentflow.errors import AgentflowError, Unwinding
+from agentflow.flows import default_options
+from agentflow.journal.opening import open_journal
+from agentflow.loading import load_flow_of
+from agentflow.workers.draining import EndOfProcess, draining
+
+ENDED, FAILED = 0, 1
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a life of the run (its id) by the flow of an entry point."""
+    run_id, entrypoint = arguments
+    end = EndOfProcess()
+    _watch_worker(end)
+    keep_prints()
+    options = default_options()
+    options = default_options(options.settings.suspend_after)
+    journal = open_journal(options.settings)
+    run = journal.get_run(run_id)
+    try:
+        flow = load_flow_of(entrypoint, run.flow if run is not None else "")
+        active, arguments_of_run = flow.claim(run_id, journal=journal, options=options)
+        with draining(active, end, exits=True):
+            run_blocking(active, flow.body(arguments_of_run))
+    except (AgentflowError, Unwinding) as error:
+        sys.stderr.write(f"agentflow: {error}\n")
+        return FAILED
+    except KeyboardInterrupt:
+        return FAILED
+    return ENDED
+
+
+def _watch_worker(end: EndOfProcess) -> None:
+    """Standard input is the worker's: it ends when the worker does. Flows read nothing from it."""
+    worker = os.dup(0)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+
+    def watch() -> None:
+        while os.read(worker, 1024):
+            pass
+        end.tell()
+
+    threading.Thread(target=watch, name="agentflow-worker-watch", daemon=True).start()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
