@@ -2,6 +2,7 @@
 
 from agentflow import recorded
 from agentflow.approvals.policies import Always, ByOrigin, Never, Policy, When
+from agentflow.concurrency import concurrency, rate_limit
 from agentflow.engine.annotations import allow_failure, opaque, quote, unmapped
 from agentflow.engine.caching import (
     DEFAULT,
@@ -37,7 +38,8 @@ __all__ = [
     "DEFAULT", "FLOW_PARAMETERS", "INPUTS", "NO_CACHE", "RUN_ID", "TASK_SOURCE", "AgentflowError", "Always",
     "ApprovalDenied", "ByOrigin", "CachePolicy", "Flow", "Never", "NotDone", "Policy", "RunContext", "State",
     "StepFailed", "Task", "TaskFuture", "TaskTimeoutError", "WaitTimeoutError", "Waiting", "When", "__version__",
-    "allow_failure", "as_completed", "busy", "exponential_backoff", "first", "flow", "get_run_context",
-    "get_run_logger", "idempotency_key", "opaque", "quote", "recorded", "register_codec", "request_input", "scope",
+    "allow_failure", "as_completed", "busy", "concurrency", "exponential_backoff", "first", "flow", "get_run_context",
+    "get_run_logger", "idempotency_key", "opaque", "quote", "rate_limit", "recorded", "register_codec", "request_input",
+    "scope",
     "send_event", "sleep", "tags", "task", "transaction", "unmapped", "wait_for_event",
 ]  # fmt: skip

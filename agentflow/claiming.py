@@ -23,12 +23,15 @@ def claimed(
     *,
     take_over: bool = False,
     origin: Origin | None = None,
+    limits: tuple[str, ...] = (),
 ) -> tuple[ActiveRun, dict[str, Any]]:
     """A run, owned by this process, and its arguments; `code` is the fingerprint of the flow as it is now.
 
+    It runs; but with `limits`, of which it needs slots, it does not before it has them.
+
     Raises `ParameterError` where not all of its arguments could be stored, and what `Journal.claim_run` raises.
     """
-    run = journal.claim_run(run_id, take_over=take_over, fingerprint=code, origin=origin)
+    run = journal.claim_run(run_id, take_over=take_over, fingerprint=code, origin=origin, start=not limits)
     try:
         codec = Codec(journal.key, allow_pickle=options.settings.allow_pickle)
         arguments: dict[str, Any] = codec.decode(run.parameters)
@@ -42,7 +45,7 @@ def claimed(
         changed = changed or (fork is not None and fork.changed)
         with _no_collection():
             active = ActiveRun(journal, run, options, rows=journal.steps(run.number), changed=changed)
-        active.fork = fork
+        active.fork, active.limits = fork, limits
     except BaseException:
         journal.release_run(run)
         raise

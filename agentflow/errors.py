@@ -86,7 +86,9 @@ class LimitNotFoundError(UsageError):
     """The journal holds no limit of that name."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"the journal has no limit {name!r}")
+        super().__init__(
+            f"no limit {name!r}; `agentflow limits set {name} N` defines it, `agentflow limits ls` lists them"
+        )
         self.name = name
 
     def __reduce__(self) -> tuple[type[LimitNotFoundError], tuple[str]]:
@@ -170,6 +172,19 @@ class WaitTimeoutError(AgentflowError, TimeoutError):
 
     def __reduce__(self) -> tuple[type[WaitTimeoutError], tuple[str, float]]:
         return type(self), (self.name, self.seconds)
+
+
+class AcquireConcurrencySlotTimeoutError(AgentflowError, TimeoutError):
+    """No slot of a limit became free within `timeout_seconds`. Prefect's name."""
+
+    def __init__(self, names: Sequence[str], seconds: float) -> None:
+        super().__init__(
+            f"no slot of {', '.join(names)} became free within {seconds:g} s; `agentflow limits ls` says who holds them"
+        )
+        self.names, self.seconds = tuple(names), seconds
+
+    def __reduce__(self) -> tuple[type[AcquireConcurrencySlotTimeoutError], tuple[tuple[str, ...], float]]:
+        return type(self), (self.names, self.seconds)
 
 
 class MissingContextError(AgentflowError, RuntimeError):

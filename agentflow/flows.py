@@ -18,6 +18,7 @@ from agentflow.engine.away import ABROAD, refusal
 from agentflow.engine.calling import Request, call_now, taken_out
 from agentflow.engine.context import CURRENT, Frame
 from agentflow.engine.flow_run import Body, Outcome, run_blocking, run_on_loop
+from agentflow.engine.limits import limit_config, limits_of_run
 from agentflow.engine.logs import record_prints, run_log
 from agentflow.engine.places import TaskRunner
 from agentflow.engine.policy import StepPolicy, retry_delays
@@ -35,9 +36,10 @@ from agentflow.hooks import FlowHooks, Hook, hooks_from
 from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Journal
 from agentflow.model.ids import new_id
+from agentflow.model.limits import ConcurrencyLimitConfig
 from agentflow.model.names import readable_name
 from agentflow.model.runs import NewRun, Origin
-from agentflow.model.states import State
+from agentflow.model.states import State, StateType
 from agentflow.model.steps import StepKind
 from agentflow.naming import RunName, name_maker
 from agentflow.payloads.arguments import encode_arguments, is_incomplete
@@ -70,6 +72,7 @@ class Flow(Reruns, FlowHooks, Generic[P, R_co]):
         log_prints: bool | None = None,
         flow_run_name: RunName = None,
         tags: Iterable[str] = (),
+        concurrency_limit: int | ConcurrencyLimitConfig | None = None,
         **hooks: Hook | Sequence[Hook],
     ) -> None:
         self._wrapper: type[Any] | None = None
@@ -91,6 +94,7 @@ class Flow(Reruns, FlowHooks, Generic[P, R_co]):
         self.description = description if description is not None else (inspect.getdoc(fn) or "")
         self.validate_parameters = validate_parameters
         self.tags = check_tags(tags)
+        self.concurrency_limit = limit_config(self.name, concurrency_limit)
         if is_generator(fn):
             message = f"{self.name} is a generator; a flow returns its value: collect the items in a list"
             raise DefinitionError(message)
@@ -110,13 +114,13 @@ class Flow(Reruns, FlowHooks, Generic[P, R_co]):
             run_name=name_maker("flow_run_name", flow_run_name, self.name, self.binder.parameters),
             runner=runner_from(self.name, task_runner),
         )
-        if log_prints:
-            record_prints()
         self._set_policy(replace(self.policy, owner=self, hooks=hooks_from(self.name, hooks)))
         #: ``path/to/file.py:name``, by which another process finds the flow; "" where it cannot.
         self.entrypoint = entrypoint_of(fn)
 
     def _set_policy(self, policy: StepPolicy) -> None:
+        if policy.log_prints:
+            record_prints()
         self.policy = policy
         self._step_policy = replace(policy, plain=policy.is_plain())
 
@@ -269,13 +273,21 @@ class Flow(Reruns, FlowHooks, Generic[P, R_co]):
         """A new run with these arguments, of this process."""
         options = options or default_options()
         journal = journal or open_journal(options.settings)
-        run = journal.create_run(self.new_run(arguments, journal, options, origin))
+        limits = self.limits(journal)
+        new = self.new_run(arguments, journal, options, origin)
+        state = StateType.PENDING if limits else StateType.RUNNING
+        run = journal.create_run(new, state=state, owned=True)
         active = ActiveRun(journal, run, options, rows=[])
+        active.limits = limits
         if is_incomplete(run.parameters):
             run_log(
                 active, "not all arguments can be stored: if this process dies, the run cannot be resumed"
             )
         return active
+
+    def limits(self, journal: Journal) -> tuple[str, ...]:
+        """The limits of which a run of this flow needs a slot while it is executed."""
+        return limits_of_run(journal, self.name, self.concurrency_limit)
 
     def _body(self, arguments: Mapping[str, Any]) -> Body:
         args, kwargs = self.binder.rebind(arguments)
@@ -348,7 +360,8 @@ class Flow(Reruns, FlowHooks, Generic[P, R_co]):
         options = options or default_options()
         journal = journal or open_journal(options.settings)
         self.own_run(run_id, journal)
-        return claimed(journal, run_id, options, fingerprint(self.fn), take_over=take_over, origin=origin)
+        code, limits = fingerprint(self.fn), self.limits(journal)
+        return claimed(journal, run_id, options, code, take_over=take_over, origin=origin, limits=limits)
 
     def body(self, arguments: Mapping[str, Any]) -> Body:
         """What a life of a run with these arguments executes."""
@@ -405,6 +418,7 @@ def flow(
     log_prints: bool | None = None,
     flow_run_name: RunName = None,
     tags: Iterable[str] = (),
+    concurrency_limit: int | ConcurrencyLimitConfig | None = None,
     on_completion: Hook | Sequence[Hook] = (),
     on_failure: Hook | Sequence[Hook] = (),
     on_cancellation: Hook | Sequence[Hook] = (),
@@ -429,6 +443,8 @@ def flow(fn: Any = None, /, **options: Any) -> Any:  # noqa: D417 - the options 
         flow_run_name: How people see a run: a template over the parameters (``"report of {day}"``), or a function that
             returns the name; default: an adjective and an animal.
         tags: Labels of its runs, beside those of ``with tags(...)``.
+        concurrency_limit: How many of its runs are executed at once, over all processes of the journal; the next ones
+            wait, or (`ConcurrencyLimitConfig`) are cancelled. ``agentflow limits set flow:NAME N`` overrides it.
 
     Raises:
         DefinitionError: for options that contradict each other.

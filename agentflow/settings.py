@@ -38,6 +38,8 @@ class Settings:
     cancel_grace: float = 30.0
     #: How many processes of their own runs have at once (``agentflow serve --isolate``); others wait.
     max_processes: int = 16
+    #: Seconds after which the slots of a holder that is not heard of any more are free again.
+    lease_seconds: float = 30.0
     #: Level of what `get_run_logger` records.
     log_level: str = "INFO"
     #: Port of ``agentflow serve``.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
-from typing import Any, TypeVar, cast, overload
+from typing import Any, Protocol, TypeVar, cast, overload
 
 import orjson
 
@@ -28,10 +28,16 @@ T_co = TypeVar("T_co", covariant=True)
 Seconds = float | dt.timedelta
 
 
+class Coloured(Protocol):
+    """The body of a wait's step."""
+
+    runtime: Runtime
+
+
 class Waiting(Coroutine[Any, Any, T_co]):
     """A wait that has been asked for: ``await`` it in an async flow, call ``result()`` in a sync one."""
 
-    def __init__(self, call: Call, body: _Body) -> None:
+    def __init__(self, call: Call, body: Coloured) -> None:
         self._call, self._body = call, body
         self._inner: Coroutine[Any, Any, Any] = execute(call, LOOP)
         call.run.unstarted[call] = self._inner

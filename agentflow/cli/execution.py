@@ -143,6 +143,7 @@ def _life(
     active, arguments = flow.claim(
         run_id, journal=journal, options=default_options(suspend_after=0), take_over=take_over, origin=origin
     )
+    active.tell = lambda why: say(f"run {run_id} {why}")
     with watching(RunProgress(journal, active.run, active)) as progress:
         outcome = _drained(active, flow.body(arguments))
     return outcome, len(progress.reused())

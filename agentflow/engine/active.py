@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from agentflow.engine.places import TaskRunner, Workplace
     from agentflow.engine.policy import StepPolicy
     from agentflow.engine.queueing import Queued
+    from agentflow.engine.slots import Turn
     from agentflow.engine.step import Call
     from agentflow.engine.submission import Threads
     from agentflow.engine.waiting import Pending
@@ -94,6 +95,13 @@ class ActiveRun:
     fork: Fork | None = None
     #: The steps through which the flow failed, by their sequences.
     culprits: Sequence[int] = ()
+    #: Names of the limits that apply to each task of a tag; read once, and again when something has changed.
+    tag_limits: frozenset[str] = frozenset()
+    #: Limits of which the run itself needs a slot while it is executed, and the claim by which it has them.
+    limits: tuple[str, ...] = ()
+    claim: str = ""
+    #: Told, once, why the run has to wait before it starts.
+    tell: Callable[[str], None] | None = None
 
     def __init__(
         self, journal: Journal, run: Run, options: Options, *, rows: list[StepRow], changed: bool = False
@@ -127,6 +135,7 @@ class ActiveRun:
         self.pendings: dict[str, Pending] = {}
         self.queued: set[Queued] = set()
         self.blocked = Blocked()
+        self.turns: dict[Turn, Frame] = {}  # branches that wait for a slot of a limit
         #: Calls of async tasks whose coroutine nobody has started.
         self.unstarted: dict[Call, Any] = {}
         #: Submitted tasks that have not ended or that failed, in their order.
@@ -223,10 +232,11 @@ class ActiveRun:
     def close(self, frame: Frame) -> None:
         """Let nothing new begin in a transaction that is to be rolled back."""
         frame.closed = self.guarded = True
-        for pending in list(self.pendings.values()):
-            inside = any(around is frame for around in pending.frame.enclosing())
-            if inside and not pending.frame.is_compensating():
-                pending.wake()
+        blocked = [(pending, pending.frame) for pending in list(self.pendings.values())]
+        for waiting, where in [*blocked, *self.turns.items()]:
+            inside = any(around is frame for around in where.enclosing())
+            if inside and not where.is_compensating():
+                waiting.wake()
         for queued in tuple(self.queued):
             queued.look()
 
@@ -253,12 +263,15 @@ class ActiveRun:
         self.options = replace(self.options, suspend_after=0.0)
         self.draining = self.guarded = True
         self.blocked.end_pauses()
+        for turn, frame in list(self.turns.items()):
+            if not frame.in_effect:
+                turn.wake()
 
     def stop(self, fence: Unwinding) -> None:
         """Fence the run and unwind whatever waits in it. Callable from any thread."""
         if self.fence is None or isinstance(self.fence, Cancelling):
             self.fence = fence
-        for blocked in [*self.pendings.values(), *self.blocked.held]:
+        for blocked in [*self.pendings.values(), *self.blocked.held, *self.turns]:
             blocked.wake()
         for queued in tuple(self.queued):
             queued.release()
@@ -277,6 +290,7 @@ class ActiveRun:
         """Whether nothing moves but durable waits: only then may the run leave memory."""
         if (
             not (self.pendings or self.blocked.held)
+            or self.turns
             or self.busy_blocks
             or self.hops
             or self.moving

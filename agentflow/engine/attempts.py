@@ -13,6 +13,7 @@ from agentflow.engine.draining import hold
 from agentflow.engine.endings import timed_out
 from agentflow.engine.handing_on import failure_detail, guilty_below, hand_on, record_failure
 from agentflow.engine.hooks import running, task_run_of, tell
+from agentflow.engine.limits import within_limits
 from agentflow.engine.logs import run_log
 from agentflow.engine.records import Place, Record, Records, attempt_scope
 from agentflow.engine.runtime import DURABLY, Extras, Overdue
@@ -126,8 +127,6 @@ async def _attempts(call: Call, place: Place, record: Record | None, look: Looku
         if look is not None and look.is_locked:
             child.computes = look.key or b""
         first = run.next_id()
-        if policy.hooks is not None:
-            await tell(call, running(attempt), rt, attempt)
         try:
             value = await _timed_body(call, child, rt)
             data, value = run.codec.round_trip(value) if policy.persist_result else (b"null", value)
@@ -144,6 +143,10 @@ async def _attempts(call: Call, place: Place, record: Record | None, look: Looku
 
 
 async def _timed_body(call: Call, child: Frame, rt: Runtime) -> Any:
+    if call.run.tag_limits and child.slots is None:
+        return await within_limits(call, child, rt, _timed_body)
+    if call.policy.hooks is not None:
+        await tell(call, running(child.attempt), rt, child.attempt)
     try:
         return await run_body(call, child, rt)
     except Overdue:

@@ -83,6 +83,10 @@ class Frame:
     lane: Lane | None = None
     #: What the rows of its step say of it: how people see it, its tags.
     notes: Mapping[str, Any] = MappingProxyType({})
+    #: Limits of which this attempt holds a slot; None = not asked for yet.
+    slots: tuple[str, ...] | None = None
+    #: Blocks of `concurrency` that this branch has entered so far, by what they want.
+    blocks: dict[bytes, int] | None = None
 
     def bear(self, future: TaskFuture[Any]) -> None:
         """Count a future among the body's."""

@@ -23,11 +23,13 @@ from agentflow.engine.effects import (
 )
 from agentflow.engine.handing_on import record_failure
 from agentflow.engine.hooks import running, tell
+from agentflow.engine.limits import drop, take_for_tags
 from agentflow.engine.records import Place, Record, Records, Scope
 from agentflow.engine.returned import taken
 from agentflow.engine.runtime import DURABLY, Extras, Interrupted, Overdue
+from agentflow.engine.shielding import note_unwinding
 from agentflow.engine.staging import stage
-from agentflow.engine.step import Call, body_frame, ended, find, note_unwinding, recall
+from agentflow.engine.step import Call, body_frame, ended, find, recall
 from agentflow.engine.step_rows import end_row, failure_bytes, start_rows
 from agentflow.errors import (
     AgentflowError,
@@ -186,51 +188,38 @@ def _note(call: Call, row: StepRow) -> None:
 async def _run_effect(call: Call, place: Place, permission: Permission, attempt: int, rt: Runtime) -> Any:
     run, frame = call.run, call.frame
     call.args, call.kwargs = permission.args, permission.kwargs
-    around = frame.scope.hex()
     while True:
         if run.guarded:
             await hold(run, frame, rt, inline=not call.own)
         child = body_frame(call, place, None, attempt)
         child.executed = permission.executed
+        above = start_rows(frame)
+        if above or call.answered:
+            await rt.commit(run, above, Extras(durable=True, consumed=call.answered))
+        claim = await take_for_tags(call, child, rt) if run.tag_limits else ""
         details = {
             "arguments": permission.executed,
             "edited": permission.edited,
             "started_at": child.t0,
-            "around": around,
+            "around": frame.scope.hex(),
             "approval": permission.wait_id,
             "tries": attempt,
         }
-        above = start_rows(frame)
-        if above or call.answered:
-            await rt.commit(run, above, Extras(durable=True, consumed=call.answered))
-        await tell(call, running(attempt), rt, attempt)
-        intent = end_row(call, child, "intent", None, details, attempt=attempt)
         try:
-            await intent_commit(call, rt, intent, permission)
-        except DecisionRefusedError as refused:  # the signature has expired meanwhile
-            refusal = ApprovalDenied(call.policy.name, str(refused))
-            raise await _refuse(call, place, refusal, rt) from None
-        except Interrupted as cancelled:
-            if cancelled.outcome.exception() is None:  # it is committed, and the body will not be run
-                _note(call, intent)
-                data, _ = encode_failure(run.codec, NotDone("cancelled before it began"))
-                row = end_row(call, child, "attempt", data, details, attempt=attempt)
-                await _record_late(call, row, rt)
-            raise
-        _note(call, intent)
-        tell_edit(call, details)
-        try:
-            value = await _shielded_body(call, child, rt)
-            data, value = run.codec.round_trip(value)
-        except Exception as error:
-            shown, again = await _effect_failed(call, child, error, details, attempt, rt)
+            await _intend(call, child, permission, details, rt)
+            outcome = await _outcome(call, child, rt)
+        finally:
+            drop(run, claim)
+        if isinstance(outcome, Exception):
+            shown, again = await _effect_failed(call, child, outcome, details, attempt, rt)
             if not again:
-                raise shown from error.__cause__
+                raise shown from outcome.__cause__
             attempt += 1
             permission.again = bool(permission.wait_id)
             if call.ending is not None:
                 call.ending.state = None
             continue
+        data, value = outcome
         run.tally.executed += 1
         row = end_row(call, child, "completed", data, details, attempt=attempt)
         _note(
@@ -238,6 +227,37 @@ async def _run_effect(call: Call, place: Place, permission: Permission, attempt:
         )  # before the commit, which a cancellation of the caller interrupts, but does not undo
         await rt.commit(run, [row], Extras(durable=True, cache=stage(frame, child.staged)))
         return value
+
+
+async def _intend(
+    call: Call, child: Frame, permission: Permission, details: dict[str, Any], rt: Runtime
+) -> None:
+    """Commit that the effect is about to start; after this its end is unknown until it is recorded."""
+    run, attempt = call.run, child.attempt
+    await tell(call, running(attempt), rt, attempt)
+    intent = end_row(call, child, "intent", None, details, attempt=attempt)
+    try:
+        await intent_commit(call, rt, intent, permission)
+    except DecisionRefusedError as refused:  # the signature has expired meanwhile
+        refusal = ApprovalDenied(call.policy.name, str(refused))
+        raise await _refuse(call, child.place, refusal, rt) from None
+    except Interrupted as cancelled:
+        if cancelled.outcome.exception() is None:  # it is committed, and the body will not be run
+            _note(call, intent)
+            data, _ = encode_failure(run.codec, NotDone("cancelled before it began"))
+            row = end_row(call, child, "attempt", data, details, attempt=attempt)
+            await _record_late(call, row, rt)
+        raise
+    _note(call, intent)
+    tell_edit(call, details)
+
+
+async def _outcome(call: Call, child: Frame, rt: Runtime) -> tuple[bytes, Any] | Exception:
+    """What the body gives, encoded, or what it raises."""
+    try:
+        return call.run.codec.round_trip(await _shielded_body(call, child, rt))
+    except Exception as error:
+        return error
 
 
 async def _shielded_body(call: Call, child: Frame, rt: Runtime) -> Any:

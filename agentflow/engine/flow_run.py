@@ -21,12 +21,14 @@ from agentflow.engine.endings import timed_out
 from agentflow.engine.futures import unlooked
 from agentflow.engine.handing_on import culprits
 from agentflow.engine.hooks import running, tell_of_run
+from agentflow.engine.limits import enter_run, leave_run
 from agentflow.engine.logs import flush_logs, run_log
 from agentflow.engine.places import close_places
 from agentflow.engine.records import ROOT, attempt_scope
 from agentflow.engine.returned import consumed, settled, taken
 from agentflow.engine.runtime import INLINE, LOOP, Inline, Loop, Overdue, drive
-from agentflow.engine.step import Call, note_unwinding
+from agentflow.engine.shielding import note_unwinding
+from agentflow.engine.step import Call
 from agentflow.engine.step_rows import end_row
 from agentflow.engine.transactions import roll_back_below
 from agentflow.engine.waiting import waiting_message, waker_of
@@ -41,6 +43,7 @@ from agentflow.errors import (
     TaskTimeoutError,
     Unwinding,
 )
+from agentflow.model.limits import tag_limits
 from agentflow.model.runs import Run
 from agentflow.model.states import State, StateType, is_state
 from agentflow.model.waits import Wait
@@ -92,6 +95,7 @@ def run_blocking(active: ActiveRun, body: Body) -> Outcome:
         return asyncio.run(run_on_loop(active, body))
     waker = waker_of(active.journal)
     waker.add(active)
+    active.tag_limits = tag_limits(active.journal.list_limits())
     context = copy_context()
     try:
         value, error = context.run(lambda: drive(_caught(active, body, INLINE)))
@@ -103,6 +107,7 @@ def run_blocking(active: ActiveRun, body: Body) -> Outcome:
         active.fence = active.fence or Fenced("the run has ended")
         waker.remove(active)
         close_places(active)
+        leave_run(active)
 
 
 async def run_on_loop(active: ActiveRun, body: Body) -> Outcome:
@@ -112,6 +117,7 @@ async def run_on_loop(active: ActiveRun, body: Body) -> Outcome:
     active.loop = loop
     waker = waker_of(active.journal)
     waker.add(active)
+    active.tag_limits = tag_limits(active.journal.list_limits())
     task = loop.create_task(_caught(active, body, LOOP), context=_without_frame())
     active.tasks.add(task)
     task.add_done_callback(active.tasks.discard)
@@ -133,6 +139,7 @@ async def run_on_loop(active: ActiveRun, body: Body) -> Outcome:
         waker.remove(active)
         if active.places:
             await asyncio.to_thread(close_places, active)
+        leave_run(active)
 
 
 def _stop_if_interrupted(active: ActiveRun, error: BaseException | None) -> None:
@@ -178,6 +185,8 @@ async def _caught(active: ActiveRun, body: Body, rt: Inline | Loop) -> tuple[Any
 
 async def _attempts(active: ActiveRun, body: Body, rt: Inline | Loop) -> Any:
     policy = body.policy
+    if active.limits:
+        await enter_run(active, policy, rt)
     root = active.records.root if active.records is not None else None
     attempt = root.attempts if root is not None else 0
     last = root.details().get("since", 0) + policy.retries if root is not None else policy.retries

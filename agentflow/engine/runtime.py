@@ -9,6 +9,7 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
@@ -230,7 +231,7 @@ class Inline:
                 "await it, or call the task through `.submit(...)` and await that"
             )
             raise ColourError(message)
-        with lent():
+        with lent() if pending.lends else nullcontext():
             pending.block()
 
     def is_inline(self, frame: Frame) -> bool:
@@ -380,13 +381,20 @@ class Extras:
     cache: tuple[CacheRow, ...] = ()
     #: Waits whose answers are taken.
     consumed: tuple[str, ...] = ()
+    #: Claims of slots that are given back.
+    released: tuple[str, ...] = ()
 
     def options(self) -> dict[str, Any]:
         """As options of the journal's ``append``."""
-        return {"durable": self.durable, "cache": self.cache, "consumed": self.consumed}
+        return {name: getattr(self, name) for name in self.__slots__}
 
     def __add__(self, other: Extras) -> Extras:
-        return Extras(self.durable or other.durable, self.cache + other.cache, self.consumed + other.consumed)
+        return Extras(
+            self.durable or other.durable,
+            self.cache + other.cache,
+            self.consumed + other.consumed,
+            self.released + other.released,
+        )
 
 
 NO_EXTRAS = Extras()

@@ -1,11 +1,14 @@
-"""Awaiting something to its end although the awaiting task is cancelled meanwhile."""
+"""What interrupts: awaiting something to its end although the awaiting task is cancelled; what stops a whole run."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from agentflow.errors import Unwinding
+from agentflow.errors import CorruptRecord, Fenced, JournalUnavailable, Suspended, Unwinding
+
+if TYPE_CHECKING:
+    from agentflow.engine.active import ActiveRun
 
 T = TypeVar("T")
 
@@ -35,3 +38,16 @@ class Interrupted(asyncio.CancelledError):
     def __init__(self, outcome: asyncio.Future[Any]) -> None:
         super().__init__()
         self.outcome = outcome
+
+
+def note_unwinding(run: ActiveRun, error: BaseException) -> None:
+    """What stops a run stops all of it, even where user code swallows the exception.
+
+    An `Interrupted` becomes a plain cancellation: asyncio.timeout knows its own by the exact class, up to 3.11.
+    """
+    if isinstance(error, Interrupted):
+        raise asyncio.CancelledError from None
+    if isinstance(error, (CorruptRecord, JournalUnavailable, Fenced)) and not isinstance(
+        run.fence, Suspended
+    ):
+        run.stop(error)

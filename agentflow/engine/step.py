@@ -19,15 +19,13 @@ from agentflow.engine.endings import LOOKED_AT, Ending, may_say_more
 from agentflow.engine.handing_on import failure_detail, record_failure
 from agentflow.engine.records import Place, Record, Scope
 from agentflow.engine.runtime import INLINE, Extras, drive
+from agentflow.engine.shielding import Interrupted, note_unwinding
 from agentflow.engine.staging import stage
 from agentflow.engine.step_rows import end_row, failure_bytes, start_rows
 from agentflow.engine.tags import TAGS, step_tags
 from agentflow.errors import (
     CorruptRecord,
-    Fenced,
-    JournalUnavailable,
     MissingContextError,
-    Suspended,
     Unwinding,
 )
 from agentflow.model.states import is_state
@@ -262,7 +260,7 @@ async def execute(call: Call, rt: Runtime) -> Any:
             run.check(frame)
             raise (await record_error(call, child, error, rt)) from error.__cause__
         await record_value(call, child, data, value, rt)
-    except Unwinding as error:
+    except (Unwinding, Interrupted) as error:
         note_unwinding(run, error)
         raise
     else:
@@ -387,6 +385,10 @@ def count_effect(call: Call, place: Place) -> None:
 async def run_body(call: Call, child: Frame, rt: Runtime) -> Any:
     """Call the user's function within `child`."""
     run, policy = call.run, call.policy
+    if run.tag_limits and child.slots is None:
+        from agentflow.engine.limits import within_limits  # noqa: PLC0415 - the two need each other
+
+        return await within_limits(call, child, rt, run_body)
     child.task = rt.task()
     if child.task is None:
         child.thread = get_ident()
@@ -433,14 +435,6 @@ async def ended(call: Call, child: Frame, value: Any, rt: Runtime) -> Any:
     if failure is not None:
         raise failure
     return taken(value, call.noted(), call.policy.name) if is_state(value) else value
-
-
-def note_unwinding(run: ActiveRun, error: Unwinding) -> None:
-    """What stops a run stops all of it, even where user code swallows the exception."""
-    if isinstance(error, (CorruptRecord, JournalUnavailable, Fenced)) and not isinstance(
-        run.fence, Suspended
-    ):
-        run.stop(error)
 
 
 async def record_error(call: Call, child: Frame, error: BaseException, rt: Runtime) -> BaseException:

@@ -23,6 +23,7 @@ from agentflow.errors import (
     Unwinding,
 )
 from agentflow.journal.protocol import Journal
+from agentflow.model.limits import tag_limits
 from agentflow.model.states import StateType
 from agentflow.model.waits import PERSON_KINDS, Decision, Verdict, Wait, WaitKind
 
@@ -45,6 +46,9 @@ def wait_id(run: ActiveRun, kind: WaitKind, scope: bytes, place: Place, count: i
 
 class Wakeup:
     """A branch that blocks, in a thread or on a loop, until somebody else wakes it."""
+
+    #: Whether a thread of the run's pool leaves its place to others meanwhile.
+    lends = True
 
     def __init__(self, run: ActiveRun | None, name: str) -> None:
         self.run = run
@@ -224,6 +228,10 @@ class Waker:
     def _look(self, runs: dict[ActiveRun, _Quiet]) -> None:
         version = self._journal.version()
         fresh, self._version = version != self._version, version
+        if fresh:
+            limits = tag_limits(self._journal.list_limits())
+            for run in runs:
+                run.tag_limits = limits
         for run, quiet in runs.items():
             if fresh or self._wake.is_set() or run.pendings:
                 self._answers(run)

@@ -15,7 +15,7 @@ from agentflow.model.waits import Assurance, Channel, Decision, Verdict, Wait, W
 
 
 def new_run_values(new: NewRun, state: StateType, owner: str) -> tuple[Any, ...]:
-    """The parameters of ``create_run``; a run that starts at once has epoch 1."""
+    """The parameters of ``create_run``; a run that somebody owns at once has epoch 1. `owner` "" = nobody."""
     running = state is StateType.RUNNING
     return (
         new.id,
@@ -28,8 +28,8 @@ def new_run_values(new: NewRun, state: StateType, owner: str) -> tuple[Any, ...]
         state.value,
         new.created,
         new.created if running else None,
-        1 if running else 0,
-        owner if running else "",
+        1 if owner else 0,
+        owner,
         new.cwd,
         new.interpreter,
         "\n".join(new.tags),
@@ -56,8 +56,8 @@ def new_run(new: NewRun, state: StateType, owner: str, number: int) -> Run:
         ended=None,
         result=None,
         error=None,
-        epoch=1 if running else 0,
-        owner=owner if running else "",
+        epoch=1 if owner else 0,
+        owner=owner,
         cwd=new.cwd,
         interpreter=new.interpreter,
         tags=new.tags,

@@ -129,7 +129,10 @@ def _is_defined(table: SlotTable, name: str, claim: Claim) -> bool:
             raise LimitNotFoundError(name)
         return False
     if claim.spends and not account.limit.slot_decay_per_second:
-        message = f"slots of {name!r} would never come back: the limit has no slot_decay_per_second"
+        message = (
+            f"slots of {name!r} would never come back; give it a decay: "
+            f"agentflow limits set {name} {account.limit.limit} --slot-decay-per-second N"
+        )
         raise UsageError(message)
     return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -21,6 +22,14 @@ class ConcurrencyLimitStrategy(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class ConcurrencyLimitConfig:
+    """How many runs of a flow may be executed at once, and what becomes of the next one. Prefect's name."""
+
+    limit: int
+    collision_strategy: ConcurrencyLimitStrategy = ConcurrencyLimitStrategy.ENQUEUE
+
+
+@dataclass(frozen=True, slots=True)
 class Limit:
     """A limit that is defined in the journal."""
 
@@ -35,6 +44,11 @@ class Limit:
     collision_strategy: ConcurrencyLimitStrategy = ConcurrencyLimitStrategy.ENQUEUE
     #: Set by the code of a flow; what a person sets is not changed by code.
     declared: bool = False
+
+
+def tag_limits(limits: Iterable[Limit]) -> frozenset[str]:
+    """The names of those that apply to each task of a tag."""
+    return frozenset(limit.name for limit in limits if limit.active and limit.name.startswith(TAG_PREFIX))
 
 
 class Grant(StrEnum):

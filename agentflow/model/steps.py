@@ -17,6 +17,8 @@ class StepKind(StrEnum):
     RECORDED = "recorded"
     TRANSACTION = "transaction"
     HOOK = "hook"
+    LIMIT = "limit"
+    """No call, but a block that held slots of a limit: it is over, so a replay need not take them."""
 
 
 class StepEvent(StrEnum):

@@ -32,6 +32,7 @@ from agentflow.journal.protocol import Journal
 from agentflow.model.runs import CRASHES_LIMIT, NewRun, Origin, Run
 from agentflow.model.states import StateType
 from agentflow.model.waits import PERSON_KINDS
+from agentflow.workers.admission import Admission
 
 #: Seconds before the third life in a row that got nowhere, and at the most.
 _SHORTEST_REST, _LONGEST_REST = 0.5, 60.0
@@ -64,6 +65,8 @@ class Worker(ABC):
             self.options = default_options(self.options.settings.suspend_after)
         self._on_error = on_error
         self._threads: dict[str, threading.Thread] = {}
+        #: The flows of the runs that are under way, by name.
+        self._under_way: dict[str, str] = {}
         self._rests: dict[str, _Rest] = {}
         self._parked: set[str] = set()
         self._lock = threading.Lock()
@@ -131,7 +134,8 @@ class Worker(ABC):
         validated = found.binder.validate_named(arguments)
         new = self.new_run(found, validated, origin)
         run = self.journal.create_run(new, state=StateType.PENDING)
-        self._launch(found, run.id)
+        if Admission(self.journal, self._under_way).admits(found, run):
+            self._launch(found, run.id)
         return run
 
     def new_run(self, flow: Flow[..., Any], arguments: Mapping[str, Any], origin: Origin) -> NewRun:
@@ -196,6 +200,7 @@ class Worker(ABC):
     def recover(self) -> list[str]:
         """Start whatever of these flows is due and owned by nobody; returns the ids."""
         started: list[str] = []
+        admission = Admission(self.journal, self._under_way)
         for run in self.journal.due_runs(self.options.clock()):
             found = self.flows.get(run.flow)
             if found is None:
@@ -206,6 +211,8 @@ class Worker(ABC):
                 not self._stopping
                 and not resting
                 and not self._is_parked(run)
+                and run.id not in self._threads
+                and admission.admits(found, run)
                 and self._launch(found, run.id)
             ):
                 started.append(run.id)
@@ -234,7 +241,7 @@ class Worker(ABC):
             thread = threading.Thread(
                 target=self._live, args=(flow, run_id), name=f"agentflow-{flow.name}", daemon=True
             )
-            self._threads[run_id] = thread
+            self._threads[run_id], self._under_way[run_id] = thread, flow.name
         thread.start()
         return True
 
@@ -251,6 +258,7 @@ class Worker(ABC):
         finally:
             with self._lock:
                 self._threads.pop(run_id, None)
+                self._under_way.pop(run_id, None)
             self._rest(run_id, moved=moved)
             self._on_change()
 

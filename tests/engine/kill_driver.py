@@ -42,9 +42,9 @@ class KillingJournal(SqliteJournal):
         if self.writes == self.at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def create_run(self, new: NewRun, *, state: StateType = StateType.RUNNING) -> Run:
+    def create_run(self, new: NewRun, **options: Any) -> Run:
         self._tick()
-        run = super().create_run(new, state=state)
+        run = super().create_run(new, **options)
         self._tick()
         return run
 

@@ -38,6 +38,29 @@ def test_an_async_task_is_cancelled_when_its_time_is_up() -> None:
     assert cleaned == [1]
 
 
+def test_a_timeout_of_the_flow_itself_around_a_side_effect_is_a_timeout() -> None:
+    """asyncio.timeout sees its own cancellation, although the effect is finished and recorded first."""
+
+    @task(side_effect=True, approval="never")
+    async def pay() -> str:
+        paid = asyncio.Event()
+        asyncio.get_running_loop().call_later(SOON * 2, paid.set)
+        await paid.wait()
+        return "paid"
+
+    @flow
+    async def run() -> str:
+        try:
+            async with asyncio.timeout(SOON):
+                return await pay()
+        except TimeoutError:
+            return "late"
+
+    journal = memory()
+    assert start(run, journal=journal).value == "late"
+    assert [row.event for row in rows(journal, name="pay")] == ["intent", "completed"]
+
+
 def test_a_sync_task_is_abandoned_and_its_late_calls_are_refused() -> None:
     """Its thread cannot be killed; the next thing that it asks of the engine raises, and nothing of it is recorded."""
     go, ended = threading.Event(), threading.Event()

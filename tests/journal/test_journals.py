@@ -90,6 +90,21 @@ def test_a_pending_run_belongs_to_nobody_until_it_is_claimed(journal: Journal) -
     assert journal.due_runs(9.0) == []
 
 
+def test_a_pending_run_may_belong_to_whoever_made_it(journal: Journal) -> None:
+    """It has not started, and nobody else can take it meanwhile."""
+    run = journal.create_run(new_run(), state=StateType.PENDING, owned=True)
+    assert journal.get_run(run.id) == run
+    assert (run.state, run.epoch, run.started) == (StateType.PENDING, 1, None)
+    assert journal.is_owned(run)
+    assert journal.due_runs(9.0) == []
+    with pytest.raises(RunOwnedError):
+        journal.claim_run(run.id)
+    assert [life.number for life in journal.lives(run.number)] == [1]
+    journal.set_state(run.number, run.epoch, StateType.RUNNING)
+    journal.release_run(run)
+    assert [due.id for due in journal.due_runs(9.0)] == [run.id]
+
+
 def test_claims_of_unknown_and_finished_runs_are_refused(journal: Journal) -> None:
     """Each refusal says which of the two it is."""
     with pytest.raises(RunNotFoundError, match="no run 'x'"):

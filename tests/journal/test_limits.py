@@ -67,7 +67,7 @@ def test_a_name_without_a_limit_does_not_limit(journal: Journal) -> None:
     """Nothing is taken where nothing is defined; who is strict is refused."""
     assert claim(journal, "a") is FREE
     assert journal.list_slots() == []
-    with pytest.raises(LimitNotFoundError, match="no limit 'db'"):
+    with pytest.raises(LimitNotFoundError, match="agentflow limits set db N"):
         journal.claim_slots(Claim("a", ("db",), strict=True))
 
 
@@ -294,7 +294,7 @@ def test_a_slot_that_is_given_back_early_comes_back_at_once(journal: Journal, cl
 def test_a_rate_without_decay_is_refused(journal: Journal) -> None:
     """Slots that would never come back are not spent."""
     journal.set_limit(Limit("db", 2))
-    with pytest.raises(UsageError, match="slot_decay_per_second"):
+    with pytest.raises(UsageError, match="slot-decay-per-second"):
         journal.claim_slots(Claim("a", ("db",), spends=True))
 
 

@@ -18,7 +18,10 @@ from agentflow.model.states import StateType
 class MemoryRuns(MemoryBase):
     """See `agentflow.journal.protocol.runs.RunVerbs`."""
 
-    def create_run(self, new: NewRun, *, state: StateType = StateType.RUNNING) -> Run:
+    def create_run(
+        self, new: NewRun, *, state: StateType = StateType.RUNNING, owned: bool | None = None
+    ) -> Run:
+        owned = state is StateType.RUNNING if owned is None else owned
         with self._lock:
             if new.id in self._numbers:
                 raise ValueError(f"the journal holds this already (run {new.id})")
@@ -26,9 +29,9 @@ class MemoryRuns(MemoryBase):
             if above is not None:
                 rules.check_parent(above.state, above.message)
             number = len(self._runs) + 1
-            run = new_run(new, state, f"memory:{os.getpid()}", number)
+            run = new_run(new, state, f"memory:{os.getpid()}" if owned else "", number)
             self._runs[number], self._numbers[new.id], self._steps[number] = run, number, []
-            if state is StateType.RUNNING:
+            if owned:
                 self._owned.add(number)
                 self._begin_life(run, new.fingerprint, new.origin, new.created)
         self._notify()

@@ -27,8 +27,10 @@ class RunFilter(NamedTuple):
 class RunVerbs(Protocol):
     """Runs: made, claimed, moved from state to state, listed."""
 
-    def create_run(self, new: NewRun, *, state: StateType = StateType.RUNNING) -> Run:
-        """Store a new run. One that is RUNNING at once belongs to this process; any other belongs to nobody.
+    def create_run(
+        self, new: NewRun, *, state: StateType = StateType.RUNNING, owned: bool | None = None
+    ) -> Run:
+        """Store a new run; `owned`: it belongs to this process, default: only if it is RUNNING at once.
 
         Raises `Cancelling` where its parent was asked to stop.
         """

@@ -41,7 +41,7 @@ class SqliteHistory(SqliteBase):
         return run
 
     def fork_run(self, new: NewRun, fork: Fork, rows: Sequence[StepRow], origins: Sequence[Origin]) -> Run:
-        values = new_run_values(new, StateType.PENDING, self.owner)
+        values = new_run_values(new, StateType.PENDING, "")
 
         def work(db: apsw.Connection) -> Run:
             source = self._need_run(db, fork.source)

@@ -24,8 +24,12 @@ T = TypeVar("T")
 class SqliteRuns(SqliteBase):
     """See `agentflow.journal.protocol.runs.RunVerbs`."""
 
-    def create_run(self, new: NewRun, *, state: StateType = StateType.RUNNING) -> Run:
-        values = new_run_values(new, state, self.owner)
+    def create_run(
+        self, new: NewRun, *, state: StateType = StateType.RUNNING, owned: bool | None = None
+    ) -> Run:
+        owned = state is StateType.RUNNING if owned is None else owned
+        owner = self.owner if owned else ""
+        values = new_run_values(new, state, owner)
         taken: list[tuple[int, int]] = []
 
         def work(db: apsw.Connection) -> int:
@@ -35,7 +39,7 @@ class SqliteRuns(SqliteBase):
                     rules.check_parent(StateType(above[0]), above[1])
             db.execute(SQL["create_run"], values)
             number = db.last_insert_rowid()
-            if state is StateType.RUNNING:
+            if owned:
                 self._own(taken, number, 1, new.id, "another process")
                 db.execute(
                     SQL["first_life"], (number, new.created, self.owner, new.origin.value, new.fingerprint)
@@ -44,7 +48,7 @@ class SqliteRuns(SqliteBase):
 
         number = self._commit_claim(work, taken)
         self._notify()
-        return new_run(new, state, self.owner, number)
+        return new_run(new, state, owner, number)
 
     def claim_run(
         self,

@@ -1,0 +1,180 @@
+"""Limits that apply by themselves: to each task of a tag, and to each run of a flow. How slots work: see `slots`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from agentflow.engine.context import Frame
+from agentflow.engine.logs import run_log
+from agentflow.engine.records import ROOT
+from agentflow.engine.slots import claim_of, give_back, keeper_of, take
+from agentflow.engine.tags import effective_tags
+from agentflow.errors import AcquireConcurrencySlotTimeoutError, Cancelling, DefinitionError, Unwinding
+from agentflow.journal.protocol import Journal
+from agentflow.model.limits import (
+    FLOW_PREFIX,
+    TAG_PREFIX,
+    ConcurrencyLimitConfig,
+    ConcurrencyLimitStrategy,
+    Limit,
+    Slot,
+)
+from agentflow.model.states import StateType
+from agentflow.model.steps import StepKind
+
+if TYPE_CHECKING:
+    from agentflow.engine.active import ActiveRun
+    from agentflow.engine.policy import StepPolicy
+    from agentflow.engine.runtime import Runtime
+    from agentflow.engine.step import Call
+
+T = TypeVar("T")
+#: Sub-flows and waits are no tasks.
+_LIMITED = frozenset({StepKind.TASK, StepKind.MODEL, StepKind.TOOL})
+#: How many holders of a limit are named.
+_NAMED = 5
+
+
+# -- tasks of a tag
+async def take_for_tags(call: Call, child: Frame, rt: Runtime) -> str:
+    """Take a slot of each limit on a tag of the task, for one attempt of it; returns the claim, "" where none applies.
+
+    What a task around it holds counts for what it calls as well.
+    """
+    run = call.run
+    child.slots = ()
+    if call.policy.kind not in _LIMITED:
+        return ""
+    around = {name for body in child.enclosing() for name in body.slots or ()}
+    tags = effective_tags(call)
+    names = [
+        name for tag in sorted(tags) if (name := TAG_PREFIX + tag) in run.tag_limits and name not in around
+    ]
+    child.slots = tuple(names)
+    if not names:
+        return ""
+    settings = run.options.settings
+    claim = claim_of(run.journal, settings, names, frame=call.frame, step=call.policy.name)
+    held = await take(run.journal, settings, claim, rt, frame=call.frame)
+    child.t0 = run.clock()
+    return claim.id if held else ""
+
+
+async def within_limits(
+    call: Call, child: Frame, rt: Runtime, body: Callable[[Call, Frame, Runtime], Coroutine[Any, Any, T]]
+) -> T:
+    """Run a body with a slot of each limit on a tag of its task."""
+    claim = await take_for_tags(call, child, rt)
+    if not claim:
+        return await body(call, child, rt)
+    try:
+        value = await body(call, child, rt)
+    except BaseException as error:
+        await give_back(call.run.journal, claim, rt, error)
+        raise
+    await give_back(call.run.journal, claim, rt)
+    return value
+
+
+def drop(run: ActiveRun, claim: str) -> None:
+    """Give back what `take_for_tags` took, soon, without failing."""
+    if claim:
+        keeper_of(run.journal).drop(claim)
+
+
+# -- runs
+async def enter_run(active: ActiveRun, policy: StepPolicy, rt: Runtime) -> None:
+    """Wait for the slots that the run needs before it starts, or cancel it where it does not want to wait."""
+    journal, settings, run = active.journal, active.options.settings, active.run
+    frame = Frame(active, None, policy, (ROOT, ROOT, 0), 0, rt.task())
+    active.check(frame)
+    if active.closing is not None:  # it only rolls back what it has begun
+        return
+    claim = claim_of(journal, settings, active.limits, frame=frame, step=run.flow)
+    waits = run.started is not None or not cancels_new(journal, active.limits)
+
+    def say() -> None:
+        message = f"waits for {describe(journal, active.limits)}"
+        run_log(active, message)
+        if active.tell is not None:
+            active.tell(message)
+
+    try:
+        held = await take(
+            journal, settings, claim, rt, frame=frame, patience=None if waits else 0.0, on_wait=say
+        )
+    except AcquireConcurrencySlotTimeoutError:
+        message = f"no free slot, and {run.flow} does not wait: {describe(journal, active.limits)}"
+        active.fence = Cancelling(message)
+        raise active.fence from None
+    active.claim = claim.id if held else ""
+    await rt.blocking(
+        partial(journal.set_state, active.number, active.epoch, StateType.RUNNING, durable=False)
+    )
+
+
+def limit_config(flow: str, limit: int | ConcurrencyLimitConfig | None) -> ConcurrencyLimitConfig | None:
+    """What a flow declares. Raises `DefinitionError` for a limit with which it could never run."""
+    config = ConcurrencyLimitConfig(limit) if isinstance(limit, int) else limit
+    if config is not None and config.limit < 1:
+        message = f"{flow}: concurrency_limit must be at least 1, not {config.limit}"
+        raise DefinitionError(message)
+    return config
+
+
+def limits_of_run(journal: Journal, flow: str, declared: ConcurrencyLimitConfig | None) -> tuple[str, ...]:
+    """The limits of which a run of `flow` needs a slot. What its code declares is defined, unless a person has."""
+    name = FLOW_PREFIX + flow
+    found = next((limit for limit in journal.list_limits() if limit.name == name), None)
+    if found is None or found.declared:
+        wanted = None
+        if declared is not None:
+            wanted = Limit(
+                name, declared.limit, collision_strategy=declared.collision_strategy, declared=True
+            )
+        if wanted is not None and wanted != found:
+            journal.set_limit(wanted)
+        elif wanted is None and found is not None:
+            journal.delete_limit(name)
+        found = wanted
+    return (name,) if found is not None and found.active else ()
+
+
+def cancels_new(journal: Journal, names: Iterable[str]) -> bool:
+    """Whether a new run for which there is no slot is cancelled instead of waiting."""
+    return any(
+        limit.name in names and limit.collision_strategy is ConcurrencyLimitStrategy.CANCEL_NEW
+        for limit in journal.list_limits()
+    )
+
+
+def leave_run(active: ActiveRun) -> None:
+    """Give back what the run held. It has ended, or left memory, so nothing may go wrong here."""
+    if active.claim:
+        with suppress(Exception, Unwinding):
+            keeper_of(active.journal).drop(active.claim)
+
+
+# -- for people
+def describe(journal: Journal, names: Iterable[str]) -> str:
+    """Of what slots are waited for, and who holds them."""
+    known = {limit.name: limit for limit in journal.list_limits()}
+    return "; ".join(
+        _describe(known[name], journal.list_slots(limit=name)) for name in names if name in known
+    )
+
+
+def _describe(limit: Limit, slots: list[Slot]) -> str:
+    holders = list(dict.fromkeys(holder_of(slot) for slot in slots if slot.granted is not None))
+    named = ", ".join(holders[:_NAMED]) + (
+        f" and {len(holders) - _NAMED} more" if len(holders) > _NAMED else ""
+    )
+    return f"a slot of {limit.name} (limit {limit.limit}{f', held by {named}' if named else ''})"
+
+
+def holder_of(slot: Slot) -> str:
+    """Who holds a slot, or waits for it."""
+    return f"run {slot.run_id}" if slot.run_id else f"process {slot.owner}"

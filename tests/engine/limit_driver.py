@@ -1,0 +1,112 @@
+"""A process that works under a limit, for the tests of several of them.
+
+Usage: ``python -m tests.engine.limit_driver JOURNAL LOG WHAT``: writes ``begin`` and ``end`` with the monotonic clock
+of the machine to LOG. WHAT: ``blocks``, ``tags``, ``flow``, ``process`` (many short turns), or ``hold`` and
+``hold-process``: one turn that lasts until the process is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import patch
+
+from agentflow import concurrency, flow, task
+from agentflow.engine.active import Options
+from agentflow.journal.protocol import Journal
+from agentflow.journal.sqlite import SqliteJournal
+from agentflow.settings import Settings
+
+KEY = b"k" * 32
+TURNS = 9
+LOG = [Path("log")]
+
+
+def log(what: str) -> None:
+    """One line, written at once."""
+    descriptor = os.open(LOG[0], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(descriptor, f"{what} {os.getpid()} {time.monotonic_ns()}\n".encode())
+    os.close(descriptor)
+
+
+def work() -> None:
+    """What must not be done by too many at once."""
+    log("begin")
+    sum(range(300_000))
+    log("end")
+
+
+@task
+def turn(number: int) -> int:
+    with concurrency("db"):
+        work()
+    return number
+
+
+@task(tags=["db"])
+async def tagged(number: int) -> int:
+    work()
+    await asyncio.sleep(0)
+    return number
+
+
+@flow
+def blocks() -> None:
+    for number in range(TURNS):
+        turn(number)
+
+
+@flow
+async def tags() -> None:
+    await asyncio.gather(*(tagged(number) for number in range(TURNS)))
+
+
+@flow(concurrency_limit=3)
+def limited() -> None:
+    work()
+
+
+@flow
+def hold() -> None:
+    with concurrency("db"):
+        log("begin")
+        sys.stdin.read()
+
+
+def _always(journal: Journal) -> Callable[[Settings], Journal]:
+    def opened(_: Settings) -> Journal:
+        return journal
+
+    return opened
+
+
+def main() -> None:
+    """Do what the command line says."""
+    where, log_file, what = sys.argv[1:]
+    LOG[0] = Path(log_file)
+    journal = SqliteJournal(Path(where), KEY)
+    options = Options(settings=Settings())
+    with patch("agentflow.concurrency.open_journal", _always(journal)):
+        print("ready", flush=True)
+        sys.stdin.readline()
+        if what == "process":
+            for _ in range(TURNS):
+                with concurrency("db"):
+                    work()
+        elif what == "hold-process":
+            with concurrency("db"):
+                log("begin")
+                sys.stdin.read()
+        elif what == "flow":
+            for _ in range(TURNS // 3):
+                limited.run({}, journal=journal, options=options)
+        else:
+            {"blocks": blocks, "tags": tags, "hold": hold}[what].run({}, journal=journal, options=options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""Limits named ``tag:NAME``: each task of a tag holds a slot while its body runs."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from dataclasses import replace
+
+from agentflow import flow, task
+from agentflow.engine.context import CURRENT
+from agentflow.errors import ColourError
+from agentflow.model.limits import Limit
+from tests.fundamentals.limits import PATIENCE, Meter, beside, held, take, until, waiting, with_limit
+from tests.fundamentals.lives import Clock, memory, options, rows, start
+
+
+def test_a_limit_on_a_tag_applies_to_every_task_of_it() -> None:
+    """Tasks of the tag wait for each other, in all runs; others do not."""
+    journal, meter, both = with_limit(2, "tag:db"), Meter(), asyncio.Barrier(2)
+
+    @task(tags=["db"])
+    async def query(number: int) -> int:
+        with meter:
+            await both.wait()
+        return number
+
+    @flow
+    async def work() -> int:
+        return sum(await asyncio.gather(*(query(number) for number in range(12))))
+
+    assert start(work, journal=journal).value == 66
+    assert (meter.most, meter.times) == (2, 12)
+    assert not held(journal, "tag:db")
+
+
+def test_tags_of_the_flow_count_for_its_tasks() -> None:
+    """A task has the tags of what is around it."""
+    journal = with_limit(1, "tag:db")
+    seen: list[list[str]] = []
+
+    @task
+    def query() -> None:
+        seen.append([slot.step for slot in held(journal, "tag:db")])
+
+    @flow(tags=["db"])
+    def work() -> None:
+        query()
+
+    start(work, journal=journal)
+    assert seen == [["query"]]
+
+
+def test_a_task_below_one_that_holds_a_slot_needs_none() -> None:
+    """A slot of a tag is for the whole task, with all that it calls."""
+    journal = with_limit(1, "tag:db")
+
+    @task(tags=["db"])
+    def inner() -> str:
+        return "done"
+
+    @task(tags=["db"])
+    def outer() -> str:
+        return inner()
+
+    @flow
+    def work() -> str:
+        return outer()
+
+    assert start(work, journal=journal).value == "done"
+
+
+def test_a_slot_of_a_tag_is_taken_for_each_attempt() -> None:
+    """It is not held during the delay before a retry."""
+    journal, clock = with_limit(1, "tag:db"), Clock()
+    seen: list[int] = []
+    using = options(clock)
+
+    def pause(seconds: float) -> None:
+        seen.append(len(held(journal, "tag:db")))
+        clock.sleep(seconds)
+
+    @task(tags=["db"], retries=1, retry_delay_seconds=5)
+    def query() -> str:
+        seen.append(len(held(journal, "tag:db")))
+        if len(seen) == 1:
+            raise ValueError
+        return "ok"
+
+    @flow
+    def work() -> str:
+        return query()
+
+    assert start(work, journal=journal, using=replace(using, sleep=pause)).value == "ok"
+    assert seen == [1, 0, 1]
+
+
+def test_a_side_effect_waits_before_it_is_about_to_start() -> None:
+    """A run that is killed while its effect waits for a slot leaves nothing in doubt."""
+    journal = with_limit(1, "tag:db")
+    take(journal, "tag:db")
+    paid: list[int] = []
+
+    @task(side_effect=True, approval="never", tags=["db"])
+    def pay() -> str:
+        paid.append(1)
+        return "paid"
+
+    @flow
+    def work() -> str:
+        return pay()
+
+    with beside(work, journal=journal) as ended:
+        until(lambda: waiting(journal, "tag:db"), journal)
+        assert not rows(journal, "intent")
+        journal.release_slots(["other"])
+    assert ended[0].value == "paid"
+    assert paid == [1]
+
+
+def test_a_limit_on_a_tag_that_comes_while_a_run_runs_is_seen() -> None:
+    """So are its changes: 0 holds tasks, removing it lets them go."""
+    journal = memory()
+    begun = threading.Event()
+    go_on = threading.Event()
+
+    @task(tags=["db"])
+    def query(number: int) -> int:
+        if number == 0:
+            begun.set()
+            assert go_on.wait(PATIENCE)
+        return number
+
+    @flow
+    def work() -> int:
+        frame = CURRENT.get()
+        assert frame is not None
+        query(0)
+        until(lambda: frame.run.tag_limits, journal)
+        return query(1)
+
+    with beside(work, journal=journal) as ended:
+        assert begun.wait(PATIENCE)
+        journal.set_limit(Limit("tag:db", 0))
+        go_on.set()
+        until(lambda: waiting(journal, "tag:db"), journal)
+        assert not ended
+        journal.delete_limit("tag:db")
+    assert ended[0].value == 1
+
+
+def test_waiting_for_a_slot_is_no_part_of_a_timeout() -> None:
+    """timeout_seconds begins with the body."""
+    journal = with_limit(1, "tag:db")
+    take(journal, "tag:db")
+
+    @task(tags=["db"], timeout_seconds=5)
+    async def query() -> str:
+        return "ok"
+
+    @flow
+    async def work() -> str:
+        return await query()
+
+    with beside(work, journal=journal) as ended:
+        until(lambda: waiting(journal, "tag:db"), journal)
+        journal.release_slots(["other"])
+    assert ended[0].value == "ok"
+
+
+def test_a_sync_task_that_would_block_a_loop_is_refused() -> None:
+    """Waiting would stop every other branch; the message says how to call it."""
+    journal = with_limit(1, "tag:db")
+    take(journal, "tag:db")
+
+    @task(tags=["db"])
+    def query() -> None: ...
+
+    @flow
+    async def work() -> None:
+        query()
+
+    outcome = start(work, journal=journal)
+    assert isinstance(outcome.error, ColourError)
+    assert ".submit" in str(outcome.error)
+    until(lambda: not waiting(journal, "tag:db"), journal)
