@@ -10,7 +10,7 @@ from types import FrameType
 
 from cyclopts import App, CycloptsError, Parameter
 
-from agentflow.cli import approvals, cache, events, runs, serving
+from agentflow.cli import approvals, cache, events, limits, runs, serving
 from agentflow.cli.doctor import doctor
 from agentflow.cli.output import FAILED, INTERRUPTED, WRONG_USE, complain
 from agentflow.cli.run import run
@@ -33,6 +33,7 @@ def build() -> App:
     app.command(runs.app)
     app.command(approvals.app)
     app.command(events.app)
+    app.command(limits.app)
     app.command(cache.app)
     app.command(serving.serve)
     app.command(serving.app)

@@ -1,0 +1,185 @@
+"""``agentflow limits``: how much of something may happen at once, who holds the slots, and who waits for them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from agentflow.cli.output import COMPLETED, print_json, print_line, print_table, say
+from agentflow.cli.run import Flag
+from agentflow.engine.limits import holder_of
+from agentflow.errors import LimitNotFoundError, UsageError
+from agentflow.journal.opening import open_journal
+from agentflow.journal.protocol import Journal
+from agentflow.model.limits import ConcurrencyLimitStrategy, Limit, Slot
+from agentflow.views import stamp
+
+app = App(
+    name="limits",
+    help="Global limits: of `concurrency` and `rate_limit` by name, of tasks by tag:NAME, of runs by flow:NAME.",
+)
+
+
+@app.command
+def ls(*, json: Flag = False) -> int:
+    """List limits, with how many slots are taken and how many claims wait.
+
+    Args:
+        json: Print a JSON list.
+    """
+    journal = open_journal()
+    views = [limit_view(journal, limit) for limit in journal.list_limits()]
+    if json:
+        print_json(views)
+        return COMPLETED
+    rows = [
+        (
+            view["name"],
+            str(view["limit"]) + ("" if view["active"] else " (off)"),
+            f"{view['limit'] - view['free']:g}",
+            str(len(view["waiting"])),
+            ", ".join(dict.fromkeys(slot["holder"] for slot in view["holders"])),
+        )
+        for view in views
+    ]
+    print_table(
+        ("limit", "slots", "taken", "waiting", "held by"),
+        rows,
+        empty="no limits; agentflow limits set NAME N",
+    )
+    return COMPLETED
+
+
+@app.command
+def show(name: str, /, *, json: Flag = False) -> int:
+    """Show a limit: its slots, who holds them and who waits, in their order.
+
+    Args:
+        name: Name of the limit.
+        json: Print a JSON object.
+    """
+    journal = open_journal()
+    view = limit_view(journal, _find(journal, name))
+    if json:
+        print_json(view)
+        return COMPLETED
+    for key in ("name", "limit", "active", "free", "slot_decay_per_second", "collision_strategy"):
+        print_line(f"{key:<22} {view[key]}")
+    rows = [
+        (
+            what,
+            slot["holder"],
+            slot["step"],
+            str(slot["slots"]),
+            str(slot["since"])[:19].replace("T", " "),
+        )
+        for what, slots in (("holds", view["holders"]), ("waits", view["waiting"]))
+        for slot in slots
+    ]
+    print_table(("", "who", "step", "slots", "since"), rows, empty="nobody holds a slot, nobody waits")
+    return COMPLETED
+
+
+@app.command(name="set")
+def set_limit(
+    name: str,
+    limit: int,
+    /,
+    *,
+    slot_decay_per_second: float | None = None,
+    strategy: ConcurrencyLimitStrategy | None = None,
+    active: Annotated[bool | None, Parameter(negative="--inactive")] = None,
+    json: Flag = False,
+) -> int:
+    """Define a limit, or change it; whoever fits in now goes on at once.
+
+    Args:
+        name: Its name: yours, tag:NAME (each task of the tag), or flow:NAME (each run of the flow).
+        limit: How many slots there are; 0 holds everybody until it is raised.
+        slot_decay_per_second: How many used slots come back each second, for rate_limit; default: as it was, else 0.
+        strategy: For flow:NAME: what becomes of a run for which no slot is free; default: as it was, else ENQUEUE.
+        active: --inactive keeps the limit without limiting anything; default: as it was, else active.
+        json: Print the limit as a JSON object.
+    """
+    journal = open_journal()
+    before = next((found for found in journal.list_limits() if found.name == name), Limit(name, limit))
+    journal.set_limit(
+        Limit(
+            name,
+            limit,
+            before.active if active is None else active,
+            before.slot_decay_per_second if slot_decay_per_second is None else slot_decay_per_second,
+            before.collision_strategy if strategy is None else strategy,
+        )
+    )
+    if json:
+        print_json(limit_view(journal, _find(journal, name)))
+    else:
+        say(f"{name} has {limit} slots")
+    return COMPLETED
+
+
+@app.command
+def rm(name: str, /) -> int:
+    """Remove a limit; whoever waits for it goes on.
+
+    Args:
+        name: Name of the limit.
+    """
+    if not open_journal().delete_limit(name):
+        raise LimitNotFoundError(name)
+    say(f"{name} is removed")
+    return COMPLETED
+
+
+@app.command
+def reset(name: str, /, *, yes: Flag = False) -> int:
+    """Free all slots of a limit, though their holders go on. Slots of dead holders are free without this.
+
+    Args:
+        name: Name of the limit.
+        yes: Do it.
+    """
+    journal = open_journal()
+    _find(journal, name)
+    if not yes:
+        message = f"more than {name} allows may then happen at once; say so with --yes"
+        raise UsageError(message)
+    say(f"{journal.reset_limit(name)} slots of {name} are free again")
+    return COMPLETED
+
+
+def _find(journal: Journal, name: str) -> Limit:
+    for limit in journal.list_limits():
+        if limit.name == name:
+            return limit
+    raise LimitNotFoundError(name)
+
+
+def limit_view(journal: Journal, limit: Limit) -> dict[str, Any]:
+    """A limit, its holders and its queue, as JSON."""
+    slots = journal.list_slots(limit=limit.name)
+    return {
+        "name": limit.name,
+        "limit": limit.limit,
+        "active": limit.active,
+        "slot_decay_per_second": limit.slot_decay_per_second,
+        "collision_strategy": limit.collision_strategy.value,
+        "declared": limit.declared,
+        "free": round(journal.free_slots(limit.name), 3),
+        "holders": [_slot_view(slot) for slot in slots if slot.granted is not None],
+        "waiting": [_slot_view(slot) for slot in slots if slot.granted is None],
+    }
+
+
+def _slot_view(slot: Slot) -> dict[str, Any]:
+    return {
+        "holder": holder_of(slot),
+        "run_id": slot.run_id or None,
+        "step": slot.step,
+        "process": slot.owner,
+        "slots": slot.slots,
+        "since": stamp(slot.since),
+        "granted": stamp(slot.granted),
+    }
