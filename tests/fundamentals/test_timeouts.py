@@ -40,18 +40,21 @@ def test_an_async_task_is_cancelled_when_its_time_is_up() -> None:
 
 def test_a_timeout_of_the_flow_itself_around_a_side_effect_is_a_timeout() -> None:
     """asyncio.timeout sees its own cancellation, although the effect is finished and recorded first."""
+    limits: list[asyncio.Timeout] = []
 
     @task(side_effect=True, approval="never")
     async def pay() -> str:
-        paid = asyncio.Event()
-        asyncio.get_running_loop().call_later(SOON * 2, paid.set)
+        paid, loop = asyncio.Event(), asyncio.get_running_loop()
+        limits[0].reschedule(loop.time())  # its time is up as soon as the effect has begun
+        loop.call_later(SOON, paid.set)
         await paid.wait()
         return "paid"
 
     @flow
     async def run() -> str:
         try:
-            async with asyncio.timeout(SOON):
+            async with asyncio.timeout(None) as limit:
+                limits.append(limit)
                 return await pay()
         except TimeoutError:
             return "late"
