@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import orjson
@@ -91,6 +91,14 @@ def run_from(row: Sequence[Any]) -> Run:
 def life_from(row: Sequence[Any]) -> Life:
     """A row of table ``life``."""
     return Life(*row[:8], end=LifeEnd(row[8]), message=row[9], account=row[10])
+
+
+def first_life(run: Run) -> Life:
+    """The first life of a run that began with it: under way, unless the run has completed in it."""
+    life = Life(run.number, 1, run.created, run.owner, run.origins[0], run.fingerprint, 1)
+    if run.state is not StateType.COMPLETED:
+        return life
+    return replace(life, ended=run.ended, end=LifeEnd.COMPLETED, message=run.message)
 
 
 def wait_values(wait: Wait) -> tuple[Any, ...]:

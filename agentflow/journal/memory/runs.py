@@ -104,7 +104,7 @@ class MemoryRuns(MemoryBase):
             stored, why = rules.next_state(row, epoch, state, message, over=over)
             ended = self._clock() if stored.is_final else None
             before = self._runs[number]
-            owner = "" if release else before.owner
+            owner = "" if release and ended is None else before.owner
             started = before.started
             if started is None and stored is StateType.RUNNING:
                 started = self._clock()

@@ -18,7 +18,7 @@ SELECT epoch FROM run WHERE number = ?
 
 -- name: set_state
 UPDATE run SET state = ?1, message = ?2, ended = ?3, result = ?4, error = ?5,
-               owner = CASE ?6 WHEN 1 THEN '' ELSE owner END,
+               owner = CASE WHEN ?6 = 1 AND ?3 IS NULL THEN '' ELSE owner END,
                started = CASE ?1 WHEN 'RUNNING' THEN coalesce(started, ?9) ELSE started END
 WHERE number = ?7 AND epoch = ?8
 
@@ -187,8 +187,10 @@ SELECT DISTINCT claim FROM slot WHERE keeper = ? AND granted IS NOT NULL
 -- name: renew_slots
 UPDATE slot SET expires = ?1 + lease WHERE keeper = ?2
 
--- name: first_life
-INSERT INTO life VALUES (?, 1, ?, ?, ?, ?, 1, NULL, 'running', '', NULL)
+-- name: keep_first_life
+INSERT OR IGNORE INTO life
+SELECT number, 1, created, ?2, substr(origins, 1, instr(origins || ',', ',') - 1), fingerprint, 1, ?3, ?4, ?5, ?6
+FROM run WHERE number = ?1
 
 -- name: begin_life
 INSERT INTO life

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import apsw
 
 from agentflow.journal import rules
-from agentflow.journal.rows import life_from, new_run_values, run_from
+from agentflow.journal.rows import first_life, life_from, new_run_values, run_from
 from agentflow.journal.sqlite.base import SQL, SqliteBase
 from agentflow.model.lives import Fork, Life
 from agentflow.model.runs import NewRun, Origin, Run
@@ -19,7 +19,12 @@ class SqliteHistory(SqliteBase):
     """See `agentflow.journal.protocol.history.HistoryVerbs`."""
 
     def lives(self, number: int) -> list[Life]:
-        return [life_from(row) for row in self._all(SQL["lives"], (number,))]
+        lives = [life_from(row) for row in self._all(SQL["lives"], (number,))]
+        if not lives or lives[0].number > 1:
+            row = self._one("SELECT * FROM run WHERE number = ?", (number,))
+            if row is not None and row[15]:
+                lives.insert(0, first_life(run_from(row)))
+        return lives
 
     def reopen_run(
         self, number: int, epoch: int, rows: Sequence[StepRow] = (), *, origin: Origin | None = None

@@ -41,9 +41,6 @@ class SqliteRuns(SqliteBase):
             number = db.last_insert_rowid()
             if owned:
                 self._own(taken, number, 1, new.id, "another process")
-                db.execute(
-                    SQL["first_life"], (number, new.created, self.owner, new.origin.value, new.fingerprint)
-                )
             return number
 
         number = self._commit_claim(work, taken)
@@ -72,7 +69,7 @@ class SqliteRuns(SqliteBase):
             crashed = 1 if run.state is StateType.RUNNING and run.owner else 0
             now = self._clock()
             lost = LifeEnd.TAKEN_OVER if held else LifeEnd.CRASHED
-            db.execute(SQL["end_life"], (now, lost.value, "", None, run.number, run.epoch))
+            _end_life(db, run.number, run.epoch, run.owner, now, lost)
             db.execute(SQL["claim_run"], (self.owner, now, crashed, run.number, int(start)))
             asked = "" if origin is None else origin.value
             db.execute(SQL["begin_life"], (run.number, run.epoch + 1, now, self.owner, asked, fingerprint))
@@ -113,7 +110,7 @@ class SqliteRuns(SqliteBase):
             if StateType(state).is_final:
                 end = end_of(StateType(state))
                 forget_run(db, run.number)
-            db.execute(SQL["end_life"], (now, end.value, "", None, run.number, run.epoch))
+            _end_life(db, run.number, run.epoch, self.owner, now, end)
 
         try:
             self._commit(work)
@@ -148,7 +145,7 @@ class SqliteRuns(SqliteBase):
             if stored.is_final:
                 forget_run(db, number)
             if release or stored.is_final:
-                db.execute(SQL["end_life"], (now, end_of(stored).value, why, account, number, epoch))
+                _end_life(db, number, epoch, self.owner, now, end_of(stored), why, account)
 
         try:
             self._commit(work, durable=durable)
@@ -235,3 +232,19 @@ class SqliteRuns(SqliteBase):
 def _is_undone(db: apsw.Connection, number: int) -> bool:
     span = (number << SEQUENCE_BITS, (number + 1) << SEQUENCE_BITS)
     return rules.is_undone(StepRow(*row) for row in db.execute(SQL["transactions"], span))
+
+
+def _end_life(
+    db: apsw.Connection,
+    number: int,
+    epoch: int,
+    owner: str,
+    now: float,
+    end: LifeEnd,
+    message: str = "",
+    account: bytes | None = None,
+) -> None:
+    """A first life gets its row at its end, and none if it completed its run: the run's row says all of it then."""
+    db.execute(SQL["end_life"], (now, end.value, message, account, number, epoch))
+    if epoch == 1 and not db.changes() and (end is not LifeEnd.COMPLETED or account is not None):
+        db.execute(SQL["keep_first_life"], (number, owner, now, end.value, message, account))
