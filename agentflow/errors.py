@@ -44,6 +44,10 @@ class RunNotFoundError(UsageError):
         return type(self), (self.run_id,)
 
 
+class RunStateError(UsageError):
+    """The run is not in a state in which that can be done with it."""
+
+
 class RunFinishedError(UsageError):
     """The run has already ended, so it cannot be resumed, cancelled or decided about."""
 

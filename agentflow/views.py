@@ -71,6 +71,7 @@ def run_view(run: Run, *, full: bool = True) -> dict[str, Any]:
         "elapsed_s": None if run.started is None or run.ended is None else round(run.ended - run.started, 6),
         "tags": list(run.tags),
         "crashes": run.crashes,
+        "life": run.epoch,
     }
     if full:
         view |= {

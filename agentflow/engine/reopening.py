@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from agentflow.engine.records import ROOT
+from agentflow.errors import Fenced, RunOwnedError
 from agentflow.journal.protocol import Journal
 from agentflow.model.runs import Origin, Run
 from agentflow.model.states import StateType
@@ -17,10 +18,13 @@ def reopen(journal: Journal, run: Run, *, origin: Origin | None = None) -> Run:
     """Make an ended run PENDING; whoever claims it has it go on.
 
     `origin`: who asks for it, to be remembered. Raises `UsageError` where it has not ended, or has completed, and
-    `Fenced` where somebody else was faster.
+    `RunOwnedError` where somebody else was faster.
     """
     rows = [_failed_attempt(journal, run)] if run.state is StateType.FAILED else []
-    return journal.reopen_run(run.number, run.epoch, rows, origin=origin)
+    try:
+        return journal.reopen_run(run.number, run.epoch, rows, origin=origin)
+    except Fenced:
+        raise RunOwnedError(run.id, "another process") from None
 
 
 def _failed_attempt(journal: Journal, run: Run) -> StepRow:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from agentflow.errors import Cancelling, DecisionRefusedError, Fenced, RunOwnedError, UsageError
+from agentflow.errors import Cancelling, DecisionRefusedError, Fenced, RunOwnedError, RunStateError
 from agentflow.model.runs import Origin, Run
 from agentflow.model.states import StateType, is_legal
 from agentflow.model.steps import ENDS, SEQUENCE_BITS, StepRow, sequence_of
@@ -62,19 +62,19 @@ def check_reopening(run: Run | None, epoch: int, *, owned: bool) -> Run:
         raise Fenced(message)
     if run.state is StateType.COMPLETED:
         message = f"run {run.id} has completed; fork it to run it anew from a step (agentflow runs fork)"
-        raise UsageError(message)
+        raise RunStateError(message)
     if not is_legal(run.state, StateType.PENDING) or not run.state.is_final:
         message = f"run {run.id} has not ended ({run.state}); resume it (agentflow runs resume)"
-        raise UsageError(message)
+        raise RunStateError(message)
     if owned:  # it has ended, and its process is just giving it back
         raise RunOwnedError(run.id, run.owner or "another process")
     return run
 
 
-def being_run(run: Run) -> UsageError:
+def being_run(run: Run) -> RunStateError:
     """Why a run cannot be copied: what it does next would be missing."""
     owner = run.owner or "another process"
-    return UsageError(
+    return RunStateError(
         f"run {run.id} is being run by {owner}; fork it once it has ended, waits or was stopped"
     )
 

@@ -1,4 +1,7 @@
-"""Tools about runs: list, start, inspect, await, cancel. They show what waits for a person; none of them can answer."""
+"""Tools about runs: list, start, inspect, await, cancel, retry, fork.
+
+They show what waits for a person; none of them can answer.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ from fastmcp.tools import FunctionTool, ToolResult
 from mcp_types import ToolAnnotations
 from pydantic import Field
 
+from agentflow.engine.forks import in_words
 from agentflow.errors import AgentflowError, RunNotFoundError
+from agentflow.explaining import explain
 from agentflow.journal.protocol import RunFilter
 from agentflow.mcp import results
 from agentflow.mcp.callers import Caller, client_name
@@ -25,8 +30,10 @@ from agentflow.mcp.sealing import Continuation
 from agentflow.mcp.shapes import (
     ApprovalList,
     ApprovalShape,
+    FateShape,
     FlowList,
     FlowShape,
+    ForkedRun,
     LogLine,
     LogLines,
     RunDetails,
@@ -45,6 +52,7 @@ from agentflow.views import in_doubt, stamp, steps_of, waiting_view
 #: No client should wait longer: many give up after 60 seconds.
 LONGEST_WAIT = 50.0
 _MOST_STEPS = 200
+_GOES_ON = "The run goes on by itself. Call await_run with this run_id."
 
 RunId = Annotated[str, Field(description="The run_id that a flow's tool or start_run returned.")]
 Limit = Annotated[int, Field(ge=1, le=200, description="How many at most.")]
@@ -99,6 +107,8 @@ class ControlTools:
             _tool(self.list_approvals, _READS),
             _tool(self.start_run, _STARTS),
             _tool(self.cancel_run, _CANCELS),
+            _tool(self.retry_run, _STARTS),
+            _tool(self.fork_run, _STARTS),
             _tool(self.await_run, _READS, output_schema=results.RUN_SCHEMA),
         ]
 
@@ -127,8 +137,7 @@ class ControlTools:
         """Start a run of a flow and return at once; await_run waits for it."""
         name = next((known for known in self._worker.flows if flow in (known, tool_name(known))), flow)
         run = self._worker.start_run(name, arguments or {}, origin=self._origin)
-        following = "The run goes on by itself. Call await_run with this run_id."
-        return StartedRun(run_id=run.id, flow=run.flow, state=run.state, next=following)
+        return StartedRun(run_id=run.id, flow=run.flow, state=run.state, next=_GOES_ON)
 
     # -- runs
     def get_run(self, run_id: RunId) -> RunDetails:
@@ -142,7 +151,18 @@ class ControlTools:
         shown = [_step_shape(step) for step in steps[-_MOST_STEPS:]]
         waiting = [WaitingShape.model_validate(wait) for wait in waiting_view(waits)]
         doubts = [doubt["name"] for doubt in in_doubt(self._journal, run, steps)]
-        return RunDetails(**view, steps=shown, steps_total=len(steps), waiting_for=waiting, in_doubt=doubts)
+        fork = self._journal.fork_of(run.number)
+        told = explain(self._journal, run) if run.epoch > 1 or fork is not None else None
+        groups = [] if told is None else told.groups()[:_MOST_STEPS]
+        return RunDetails(
+            **view,
+            steps=shown,
+            steps_total=len(steps),
+            waiting_for=waiting,
+            in_doubt=doubts,
+            forked_from=None if fork is None else fork.source,
+            explanation=[FateShape.model_validate(group) for group in groups],
+        )
 
     async def await_run(
         self,
@@ -187,6 +207,32 @@ class ControlTools:
         cancel_run(run_id, actor=client_name(context.session), reason=reason, journal=self._journal)
         self._worker.interrupt()
         return self.get_run(run_id)
+
+    def retry_run(self, run_id: RunId) -> StartedRun:
+        """Have a run that failed, crashed or was cancelled go on: what failed runs again, the rest is reused.
+
+        Side effects that happened stay; from here on each one needs a person's signature.
+        """
+        run = self._worker.retry_run(run_id, origin=self._origin)
+        return StartedRun(run_id=run.id, flow=run.flow, state=run.state, next=_GOES_ON)
+
+    def fork_run(
+        self,
+        run_id: RunId,
+        from_step: Annotated[
+            str, Field(description="A step's name; name#2 is the second one of that name.", min_length=1)
+        ],
+        arguments: Annotated[
+            dict[str, Any] | None, Field(description="Parameters of the flow that are to differ, by name.")
+        ] = None,
+    ) -> ForkedRun:
+        """Begin a new run where another one stood before a step; what was recorded before it is reused.
+
+        Each side effect of the new run needs a person's signature.
+        """
+        run, cut = self._worker.fork_run(run_id, from_step, arguments or {}, origin=self._origin)
+        happened = [in_words(effect) for effect in cut.happened]
+        return ForkedRun(run_id=run.id, flow=run.flow, state=run.state, next=_GOES_ON, happened=happened)
 
     def get_logs(
         self,

@@ -40,6 +40,13 @@ class StartedRun(_Shape):
     next: str
 
 
+class ForkedRun(StartedRun):
+    """A run that begins where another one stood."""
+
+    #: The side effects that the other run began from that step on.
+    happened: list[str]
+
+
 class RunShape(_Shape):
     """A run. Times are RFC 3339 in UTC."""
 
@@ -58,6 +65,8 @@ class RunShape(_Shape):
     elapsed_s: float | None
     tags: list[str]
     crashes: int
+    #: How often a process has taken it up.
+    life: int
 
 
 class RunList(_Shape):
@@ -87,6 +96,15 @@ class StepShape(_Shape):
     error: str | None
 
 
+class FateShape(_Shape):
+    """What became of steps of one name in the last life of a run: reused, new, re-executed, ... and why."""
+
+    how: str
+    name: str
+    count: int
+    reason: str
+
+
 class WaitingShape(_Shape):
     """Something that a run waits for."""
 
@@ -107,6 +125,10 @@ class RunDetails(RunShape):
     waiting_for: list[WaitingShape]
     #: Side effects that were started and of which nobody knows whether they happened.
     in_doubt: list[str] = []
+    #: The run that it began as a copy of.
+    forked_from: str | None = None
+    #: What became of its steps in its last life, where it was not its first or began as a copy.
+    explanation: list[FateShape]
 
 
 class LogLine(_Shape):

@@ -19,6 +19,7 @@ from agentflow.errors import (
     RunFinishedError,
     RunNotFoundError,
     RunOwnedError,
+    RunStateError,
     UsageError,
     WaitNotFoundError,
 )
@@ -30,6 +31,7 @@ _STATUS: dict[type[AgentflowError], int] = {
     FlowNotFoundError: 404,
     RunFinishedError: 409,
     RunOwnedError: 409,
+    RunStateError: 409,
     DecisionRefusedError: 409,
     ParameterError: 422,
     CodecError: 422,

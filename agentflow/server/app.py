@@ -19,7 +19,7 @@ from agentflow.errors import AgentflowError
 from agentflow.server import stream
 from agentflow.server.access import Access
 from agentflow.server.answers import on_agentflow_error, on_http_error
-from agentflow.server.api import approvals, flows, health, logs, runs, steps
+from agentflow.server.api import approvals, flows, health, history, logs, runs, steps
 from agentflow.server.feeds import Hub
 from agentflow.server.guard import Guard
 from agentflow.server.mounting import MountedApp
@@ -29,6 +29,7 @@ from agentflow.server.ui import approvals as approval_pages
 from agentflow.server.ui import connect as connect_page
 from agentflow.server.ui import flows as flow_pages
 from agentflow.server.ui import login as login_page
+from agentflow.server.ui import reruns as rerun_pages
 from agentflow.server.ui import runs as run_pages
 from agentflow.workers.inline import Worker
 
@@ -81,6 +82,9 @@ def _api_routes() -> list[BaseRoute]:
         Route("/api/runs", runs.list_runs, methods=["GET"]),
         Route("/api/runs", runs.start_run, methods=["POST"]),
         Route("/api/runs/{id}", runs.show_run, methods=["GET"]),
+        Route("/api/runs/{id}/history", history.show_history, methods=["GET"]),
+        Route("/api/runs/{id}/retry", history.retry_run, methods=["POST"]),
+        Route("/api/runs/{id}/fork", history.fork_run, methods=["POST"]),
         Route("/api/runs/{id}/steps", steps.list_steps, methods=["GET"]),
         Route("/api/runs/{id}/steps/{seq}", steps.show_step, methods=["GET"]),
         Route("/api/runs/{id}/logs", logs.list_logs, methods=["GET"]),
@@ -98,6 +102,9 @@ def _page_routes() -> list[BaseRoute]:
         Route("/", run_pages.list_page, methods=["GET"]),
         Route("/runs/{id}", run_pages.show_page, methods=["GET"]),
         Route("/runs/{id}/cancel", run_pages.cancel, methods=["POST"]),
+        Route("/runs/{id}/retry", rerun_pages.retry, methods=["POST"]),
+        Route("/runs/{id}/fork", rerun_pages.fork_page, methods=["GET"]),
+        Route("/runs/{id}/fork", rerun_pages.fork, methods=["POST"]),
         Route("/flows", flow_pages.list_page, methods=["GET"]),
         Route("/flows/{name}", flow_pages.start_page, methods=["GET"]),
         Route("/flows/{name}", flow_pages.start, methods=["POST"]),

@@ -82,3 +82,14 @@ def text_member(body: dict[str, Any], name: str, default: str = "") -> str:
     if not isinstance(value, str):
         raise HTTPException(400, f"{name!r} must be a string")
     return value
+
+
+def object_member(body: dict[str, Any], name: str) -> dict[str, Any]:
+    """A member of a JSON body that must be an object by parameter name; {} where there is none.
+
+    Raises `HTTPException` 400.
+    """
+    value: Any = body.get(name, {})
+    if not isinstance(value, dict):
+        raise HTTPException(400, f"{name!r} must be a JSON object by parameter name")
+    return cast("dict[str, Any]", value)

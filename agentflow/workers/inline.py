@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Self
 
 from agentflow.engine.active import ActiveRun, Options
 from agentflow.engine.flow_run import run_blocking
+from agentflow.engine.forks import Cut, cut_at
 from agentflow.engine.waiting import waker_of
 from agentflow.errors import (
     AgentflowError,
@@ -141,6 +142,38 @@ class Worker(ABC):
     def new_run(self, flow: Flow[..., Any], arguments: Mapping[str, Any], origin: Origin) -> NewRun:
         """The run that is made of a call."""
         return flow.new_run(arguments, self.journal, self.options, origin)
+
+    def retry_run(self, run_id: str, *, origin: Origin) -> Run:
+        """Have an ended run go on and return at once; see `Flow.retry`. A person who asks leaves no other trace.
+
+        Raises `RunNotFoundError`, `FlowNotFoundError`, and `UsageError` where it has not ended, or has completed.
+        """
+        flow = self._flow_of(run_id)
+        run = flow.reopen(run_id, self.journal, origin=None if origin is Origin.PERSON else origin)
+        self._launch(flow, run_id)
+        return run
+
+    def fork_run(
+        self, run_id: str, from_step: str, parameters: Mapping[str, Any], *, origin: Origin
+    ) -> tuple[Run, Cut]:
+        """Begin a run where another one stood and return at once: the new run, and where it parts; see `Flow.fork`.
+
+        Raises what that raises, and `FlowNotFoundError`.
+        """
+        flow = self._flow_of(run_id)
+        cut = cut_at(self.journal, flow.own_run(run_id, self.journal), from_step)
+        run = flow.forked(run_id, cut, parameters, self.journal, self.options, origin)
+        self._launch(flow, run.id)
+        return run, cut
+
+    def _flow_of(self, run_id: str) -> Flow[..., Any]:
+        run = self.journal.get_run(run_id)
+        if run is None:
+            raise RunNotFoundError(run_id)
+        thread = self._threads.get(run_id)
+        if thread is not None and run.state.is_final:
+            thread.join(_LAST_MOMENT)  # it has ended, and is just being given back
+        return self.flow(run.flow)
 
     def flow(self, name: str) -> Flow[..., Any]:
         """The flow of that name. Raises `FlowNotFoundError`."""

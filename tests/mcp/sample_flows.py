@@ -55,6 +55,15 @@ def refund_order(order_id: str, amount: int = 5) -> Receipt:
 
 
 @flow
+def refund_late(order_id: str) -> Receipt:
+    """Refund an order once the shop is open."""
+    found = find_order(order_id)
+    if not Path(os.environ["WORLD"]).with_name("open").exists():
+        raise LookupError("the shop is closed")
+    return refund(found, 3)
+
+
+@flow
 def refund_two(first: str, second: str) -> list[Receipt]:
     """Refund two orders, at the same time."""
     futures = [refund.submit(first, 1), refund.submit(second, 2)]
@@ -162,6 +171,6 @@ def hold() -> str:
 
 _ALL: tuple[Flow[..., Any], ...] = (
     ask_address, ask_name, broken, count, greet, hear, hold, lies, nap,
-    refund_in_turn, refund_order, refund_two, send_once, untyped,
+    refund_in_turn, refund_late, refund_order, refund_two, send_once, untyped,
 )  # fmt: skip
 FLOWS = {made.name: made for made in _ALL}

@@ -1,6 +1,8 @@
 """The tools about runs: typed, annotated, bounded, and clear about what they cannot find."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from agentflow.flows import flow
 from agentflow.journal.protocol import Journal, RunFilter
 from agentflow.mcp.calls import Patience
 from agentflow.mcp.server import build_server
+from agentflow.model.runs import Origin
 from agentflow.model.states import StateType
 from agentflow.model.waits import Channel, Verdict
 from agentflow.workers.inline import InlineWorker
@@ -22,6 +25,7 @@ from tests.mcp.sample_flows import GATE
 
 CONTROLS = {
     "list_flows", "start_run", "get_run", "await_run", "list_runs", "cancel_run", "get_logs", "list_approvals",
+    "retry_run", "fork_run",
 }  # fmt: skip
 
 
@@ -49,7 +53,7 @@ async def test_every_tool_says_what_it_takes_gives_and_does(server: FastMCP[Any]
         assert (tool.output_schema or {})["type"] == "object"
         Draft202012Validator.check_schema(tool.output_schema or {})
     reading = {name for name in CONTROLS if hints(tools[name]).read_only_hint}
-    assert reading == CONTROLS - {"start_run", "cancel_run"}
+    assert reading == CONTROLS - {"start_run", "cancel_run", "retry_run", "fork_run"}
     assert hints(tools["cancel_run"]).destructive_hint is True
 
 
@@ -80,7 +84,8 @@ async def test_every_result_fits_its_schema(server: FastMCP[Any], journal: Journ
             ("start_run", {"flow": "greet", "arguments": {"name": "Ada"}}), ("refund_order", {"order_id": "b"}),
             ("broken", {"text": "x"}), ("untyped", {"value": {"any": 1}}), ("untyped", {"value": 1}),
             ("greet", {"name": "Ada"}), ("refund_two", {"first": "x", "second": "y"}),
-            ("cancel_run", {"run_id": wait.run_id}),
+            ("cancel_run", {"run_id": wait.run_id}), ("retry_run", {"run_id": failed.id}),
+            ("fork_run", {"run_id": wait.run_id, "from_step": "find_order"}), ("get_run", {"run_id": failed.id}),
         ]  # fmt: skip
         for tool, arguments in calls:
             result = await client.call_tool(tool, arguments, raise_on_error=False)
@@ -89,7 +94,7 @@ async def test_every_result_fits_its_schema(server: FastMCP[Any], journal: Journ
             assert [fault.message for fault in found] == [], tool
 
 
-@pytest.mark.parametrize("tool", ["get_run", "await_run", "cancel_run", "get_logs"])
+@pytest.mark.parametrize("tool", ["get_run", "await_run", "cancel_run", "get_logs", "retry_run"])
 async def test_unknown_runs_are_said_to_be_unknown(server: FastMCP[Any], tool: str) -> None:
     """A run that does not exist is a tool error that names it and the way to the ones that do."""
     async with connect(server, "auto") as client:
@@ -168,6 +173,52 @@ async def test_a_run_can_be_cancelled(server: FastMCP[Any], journal: Journal) ->
     assert again.is_error
     (run,) = journal.list_runs(RunFilter())
     assert "cancelled by mcp" in run.message
+
+
+async def test_a_model_has_a_run_go_on_and_a_person_signs(
+    server: FastMCP[Any], worker: InlineWorker, journal: Journal, home: Path, world: Callable[[], list[str]]
+) -> None:
+    """A person's run needs no signature; once a model has had it go on, it does, and the run says what it reused."""
+    run = worker.start_run("refund_late", {"order_id": "a1"}, origin=Origin.PERSON)
+    assert worker.await_run(run.id, 20).state is StateType.FAILED
+    (home / "open").touch()
+    async with connect(server, "auto") as client:
+        again = (await client.call_tool("retry_run", {"run_id": run.id})).structured_content or {}
+        assert again["run_id"] == run.id
+        await client.call_tool("await_run", {"run_id": run.id})
+        twice = await client.call_tool("retry_run", {"run_id": run.id}, raise_on_error=False)
+        assert (twice.is_error, "has not ended" in said(twice)) == (True, True)
+        assert "refund A1 3" not in world()
+        decide(journal, only_wait(journal).id, Verdict.APPROVED, actor="ann", channel=Channel.TERMINAL)
+        worker.interrupt()
+        done = (await client.call_tool("await_run", {"run_id": run.id})).structured_content or {}
+        story = (await client.call_tool("get_run", {"run_id": run.id})).structured_content or {}
+    assert (done["status"], world().count("refund A1 3")) == ("completed", 1)
+    assert ("model" in story["origins"], story["life"] > 1) == (True, True)
+    assert story["explanation"] != []
+
+
+async def test_a_model_forks_a_run_and_a_person_signs(
+    server: FastMCP[Any], worker: InlineWorker, journal: Journal, world: Callable[[], list[str]]
+) -> None:
+    """The fork reuses what came before the step, says what the other run did, and does nothing of it unasked."""
+    run = worker.start_run("refund_order", {"order_id": "a1"}, origin=Origin.PERSON)
+    assert worker.await_run(run.id, 20).state is StateType.COMPLETED
+    async with connect(server, "auto") as client:
+        asked = {"run_id": run.id, "from_step": "refund", "arguments": {"amount": 9}}
+        made = (await client.call_tool("fork_run", asked)).structured_content or {}
+        assert made["happened"] == ['refund(order_id="A1", amount=5, note=""): done']
+        await client.call_tool("await_run", {"run_id": made["run_id"]})
+        assert world() == ["find a1", "refund A1 5"]
+        decide(journal, only_wait(journal).id, Verdict.APPROVED, actor="ann", channel=Channel.TERMINAL)
+        worker.interrupt()
+        done = (await client.call_tool("await_run", {"run_id": made["run_id"]})).structured_content or {}
+        story = (await client.call_tool("get_run", {"run_id": made["run_id"]})).structured_content or {}
+        wrong = await client.call_tool("fork_run", asked | {"from_step": "nowhere"}, raise_on_error=False)
+    assert (done["status"], done["result"]["amount"]) == ("completed", 9)
+    assert world() == ["find a1", "refund A1 5", "refund A1 9"]
+    assert story["forked_from"] == run.id
+    assert (wrong.is_error, "has no step 'nowhere'" in said(wrong)) == (True, True)
 
 
 async def test_runs_are_listed_newest_first_and_filtered(server: FastMCP[Any]) -> None:

@@ -103,6 +103,7 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     flows_under_test.sent.clear()
     flows_under_test.charges.clear()
     flows_under_test.gate.clear()
+    flows_under_test.line_is_up.clear()
     with ExitStack() as stack:
 
         def start(*, mount: Mounts | None = None, mcp: McpApp | None = None, **options: Any) -> Running:

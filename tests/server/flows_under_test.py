@@ -93,6 +93,30 @@ def many(count: int = 10_000) -> int:
     return sum(double(number) for number in range(count))
 
 
+line_is_up = threading.Event()
+"""What `ring` needs."""
+
+
+@task
+def ring(number: int) -> str:
+    if not line_is_up.is_set():
+        raise ConnectionError("the line is down")
+    return f"rang {number}"
+
+
+@task(side_effect=True)
+def notify(to: str, text: str) -> str:
+    sent.append({"to": to, "text": text})
+    return f"told {to}"
+
+
+@flow
+def call_up(to: str = "bob", number: int = 5) -> list[str]:
+    """Reads, rings and tells."""
+    read(number)
+    return [ring(number), notify(to, "it rang")]
+
+
 gate = threading.Event()
 """What `hold` waits for."""
 
@@ -108,4 +132,4 @@ def held() -> str:
     return hold()
 
 
-FLOWS = {item.name: item for item in (post, bill, survey, number, parcel, broken, echo, many, held)}
+FLOWS = {item.name: item for item in (post, bill, survey, number, parcel, broken, echo, many, held, call_up)}

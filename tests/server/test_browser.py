@@ -201,6 +201,31 @@ def test_a_step_is_opened_and_linked(running: Running, page: Page) -> None:
     expect(page.locator("#panel")).to_be_hidden()
 
 
+def test_a_run_goes_on_and_is_forked(running: Running, page: Page) -> None:
+    """The button has a failed run go on; its history tells step by step; a step begins another run from there."""
+    run_id = running.start("call_up")
+    assert running.ended(run_id) == "FAILED"
+    flows_under_test.line_is_up.set()
+    open_run(page, run_id)
+    expect(page.locator("#history")).to_be_hidden()
+    page.get_by_role("button", name="Retry run").click()
+    expect(page.locator(".wait.person")).to_contain_text("notify")
+    expect(page.get_by_role("button", name="Retry run")).to_be_hidden()
+    page.locator("#history > summary").click()
+    body = page.locator("#history-body")
+    expect(body).to_contain_text("re-executed")
+    expect(body).to_contain_text("reused")
+    body.get_by_role("button", name="Life 1").click()
+    expect(body.get_by_role("heading")).to_contain_text("Life 1")
+    page.locator(".row:visible .label", has_text="ring").first.click()
+    page.get_by_role("link", name="Fork from here").click()
+    page.get_by_label("Number").fill("8")
+    page.get_by_role("button", name="Fork").click()
+    expect(page.locator("#history > summary")).to_contain_text("forked from another run")
+    expect(page.locator(".wait.person")).to_contain_text("notify")
+    assert run_id not in page.url
+
+
 def test_ten_thousand_steps_are_no_burden(running: Running, page: Page) -> None:
     """10,000 steps open in a few times what one step needs, with few nodes, wherever one scrolls."""
     short, long = running.start("many", count=1), running.start("many", count=10_000)
@@ -243,6 +268,7 @@ def test_no_page_breaks_its_own_policy(running: Running, page: Page) -> None:
         "/",
         "/?state=FAILED,CRASHED",
         f"/runs/{run_id}",
+        f"/runs/{run_id}/fork?from=read",
         "/flows",
         "/flows/post",
         "/approvals",
@@ -253,7 +279,7 @@ def test_no_page_breaks_its_own_policy(running: Running, page: Page) -> None:
         for path in [*paths, f"/approvals/{wait.id}"]:
             page.goto(path)
             expect(page.locator("h1").first).to_be_visible()
-            if path not in ("/flows", "/flows/post"):
+            if "/flows" not in path and "/fork" not in path:
                 expect(page.locator("#live:not(.broken)")).to_be_visible()
             assert page.evaluate("document.documentElement.scrollWidth") <= width, (path, width)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -16,7 +15,7 @@ from agentflow.payloads.codec import Codec
 from agentflow.run_context import cancel_run as cancel_run_of
 from agentflow.server.access import Caller
 from agentflow.server.answers import JSON
-from agentflow.server.bodies import json_object, text_member
+from agentflow.server.bodies import json_object, object_member, text_member
 from agentflow.server.site import caller_of, path_id, query_int, site_of
 from agentflow.views import in_doubt, run_view, waiting_view
 
@@ -74,13 +73,11 @@ def list_runs(request: Request) -> JSON:
 def start_run(request: Request) -> JSON:
     """POST /api/runs {flow, parameters}: start a run and return at once."""
     body = json_object(request)
-    parameters: Any = body.get("parameters", {})
-    if not isinstance(parameters, dict):
-        raise HTTPException(400, "'parameters' must be a JSON object by parameter name")
+    parameters = object_member(body, "parameters")
     flow = text_member(body, "flow")
     if not flow:
         raise HTTPException(400, "'flow' must name a flow; GET /api/flows lists them")
-    run = site_of(request).worker.start_run(flow, parameters, origin=origin_of(caller_of(request)))  # pyright: ignore[reportUnknownArgumentType]
+    run = site_of(request).worker.start_run(flow, parameters, origin=origin_of(caller_of(request)))
     return JSON(run_view(run), 201, {"location": f"/api/runs/{run.id}"})
 
 

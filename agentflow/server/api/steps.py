@@ -60,6 +60,7 @@ def step_view(timeline: Timeline, step: Step) -> dict[str, Any]:
     """A step without its values."""
     return {
         "seq": step["seq"],
+        "id": step["id"],
         "parent": timeline.seq_of(step["parent"]) or None,
         "kind": step["kind"],
         "name": step["name"],

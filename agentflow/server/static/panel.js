@@ -18,7 +18,7 @@ function failure(error) {
   return box;
 }
 
-function content(step) {
+function content(step, run) {
   const detail = step.detail ?? {};
   const facts = [
     fact("Kind", step.effect ? `${step.kind}, side effect` : step.kind),
@@ -40,10 +40,15 @@ function content(step) {
   for (const error of step.failures) parts.push(make("h3", "", ["Attempt failed ", time(error.at)]), failure(error));
   if (detail.arguments) parts.push(...block(detail.edited ? "Executed with (edited)" : "Executed with", detail.arguments));
   if (["completed", "cached"].includes(step.event)) parts.push(...block("Result", step.value));
+  if (run.isServed) {
+    const link = make("a", "button", "Fork from here");
+    link.href = `/runs/${run.id}/fork?from=${step.id}`;
+    parts.push(make("p", "actions", link));
+  }
   return parts;
 }
 
-/** Show a step in the panel; 0 closes it. */
+/** Show a step of a run ({id, isServed}) in the panel; 0 closes it. */
 export async function showStep(panel, run, seq, close) {
   panel.dataset.seq = seq;
   panel.hidden = seq === 0;
@@ -51,9 +56,9 @@ export async function showStep(panel, run, seq, close) {
   const button = make("button", "quiet close", "Close");
   button.addEventListener("click", close);
   try {
-    const step = await fetchJSON(`/api/runs/${run}/steps/${seq}`);
+    const step = await fetchJSON(`/api/runs/${run.id}/steps/${seq}`);
     if (Number(panel.dataset.seq) !== seq) return undefined; // another one was chosen meanwhile
-    panel.replaceChildren(make("div", "line", [make("h2", "", step.name), make("span", "spacer"), button]), ...content(step));
+    panel.replaceChildren(make("div", "line", [make("h2", "", step.name), make("span", "spacer"), button]), ...content(step, run));
   } catch (error) {
     panel.replaceChildren(make("div", "line", [make("h2", "", "Not readable"), make("span", "spacer"), button]), make("p", "wrong", error.message));
   }

@@ -1,13 +1,16 @@
 // The page of one run: its summary, its waits, its steps and its log, live.
 
 import { clock, duration, fetchJSON, listen, make, soon, stateMark, time, trouble } from "./page.js";
+import { showHistory } from "./history.js";
 import { showStep } from "./panel.js";
 import { Steps } from "./steps.js";
 import { Timeline } from "./timeline.js";
 
 const page = document.getElementById("run");
 const id = page.dataset.id;
+const isServed = page.dataset.served === "yes";
 const wasFinal = page.dataset.final === "yes";
+const past = document.getElementById("history");
 const panel = document.getElementById("panel");
 const find = document.getElementById("find");
 const show = document.getElementById("show");
@@ -33,14 +36,14 @@ function remember(name, value) {
 
 function openStep(seq) {
   remember("step", seq || "");
-  showStep(panel, id, seq, () => timeline.choose(0));
+  showStep(panel, {id, isServed}, seq, () => timeline.choose(0));
 }
 
 find.addEventListener("input", () => { timeline.find = find.value.toLowerCase(); remember("find", find.value); timeline.changed(); });
 show.addEventListener("change", () => { timeline.show = show.value; remember("show", show.value); timeline.changed(); });
 
 // -- steps
-const refreshPanel = soon(() => { if (timeline.chosen) showStep(panel, id, timeline.chosen, () => timeline.choose(0)); });
+const refreshPanel = soon(() => { if (timeline.chosen) showStep(panel, {id, isServed}, timeline.chosen, () => timeline.choose(0)); });
 
 function takeSteps(columns) {
   const changed = steps.merge(columns);
@@ -87,6 +90,8 @@ function takeRun(run) {
   document.getElementById("run-state").replaceChildren(stateMark(run.state));
   document.getElementById("run-message").textContent = ["FAILED", "CRASHED"].includes(run.state) ? "" : run.message;
   document.getElementById("cancel").hidden = Boolean(run.ended) || run.state === "CANCELLING";
+  document.getElementById("retry").hidden = !isServed || !["FAILED", "CRASHED", "CANCELLED"].includes(run.state);
+  past.hidden = run.life < 2 && past.dataset.forked !== "yes";
   const waits = document.getElementById("waits");
   waits.replaceChildren(...run.waits.map(waitLine));
   waits.hidden = run.waits.length === 0;
@@ -121,6 +126,9 @@ async function takeEnd() {
     trouble(`The run has ended, and its result could not be read: ${error.message}.`);
   }
 }
+
+// -- its lives
+past.addEventListener("toggle", () => { if (past.open) showHistory(document.getElementById("history-body"), id); });
 
 // -- the log: the last lines only
 const logs = document.getElementById("logs");

@@ -11,6 +11,7 @@ from starlette.responses import RedirectResponse, Response
 
 from agentflow.errors import RunFinishedError
 from agentflow.model.runs import Run
+from agentflow.model.states import StateType
 from agentflow.model.steps import StepEvent, StepKind
 from agentflow.model.waits import PERSON_KINDS
 from agentflow.server.api.runs import find_run, page_of, request_cancel, run_filter
@@ -46,6 +47,9 @@ STEP_WORDS = {
 
 #: What those words become once the run has ended without the step's end.
 _STOPPED = {StepEvent.STARTED: "stopped", StepEvent.INTENT: "in doubt", StepEvent.ATTEMPT: "stopped"}
+
+
+_GOING_ON = frozenset({StateType.FAILED, StateType.CRASHED, StateType.CANCELLED})
 
 
 def run_line(run: Run) -> dict[str, Any]:
@@ -87,10 +91,11 @@ def _address(path: str, **query: object) -> str:
 def show_page(request: Request) -> Response:
     """GET /runs/{id}."""
     feed = site_of(request).hub.feed(path_id(request)).refresh()
-    return _page(request, feed)
+    return run_page(request, feed)
 
 
-def _page(request: Request, feed: RunFeed, *, error: str = "", status: int = 200) -> Response:
+def run_page(request: Request, feed: RunFeed, *, error: str = "", status: int = 200) -> Response:
+    """The page of a run. `error`: what was asked for on it and could not be done."""
     run = feed.run
     view = run_view(run)
     context = {
@@ -100,7 +105,9 @@ def _page(request: Request, feed: RunFeed, *, error: str = "", status: int = 200
         "steps": [_step_line(feed, step) for step in feed.timeline.steps[:FIRST_ROWS]],
         "total": len(feed.timeline.steps),
         "is_final": run.state.is_final,
-        "lives": run.epoch,
+        "can_go_on": run.state in _GOING_ON and run.flow in site_of(request).worker.flows,
+        "is_served": run.flow in site_of(request).worker.flows,
+        "forked": site_of(request).journal.fork_of(run.number) is not None,
         "error": error,
     }
     return render(request, "run.html", context, status=status)
@@ -136,5 +143,5 @@ def cancel(request: Request) -> Response:
     try:
         request_cancel(request, run_id, form_of(request).get("reason", ""))
     except RunFinishedError as error:
-        return _page(request, site.hub.feed(run.id).refresh(), error=str(error), status=409)
+        return run_page(request, site.hub.feed(run.id).refresh(), error=str(error), status=409)
     return RedirectResponse(f"/runs/{run_id}", 303)
