@@ -33,6 +33,7 @@ from agentflow.tasks import Task, task
 from agentflow.transactions import transaction
 from agentflow.version import VERSION as __version__  # noqa: N811 - the name that the language has for it
 from agentflow.waits import Waiting, busy, request_input, sleep, wait_for_event
+from agentflow.workers.background import serve
 
 __all__ = [
     "DEFAULT", "FLOW_PARAMETERS", "INPUTS", "NO_CACHE", "RUN_ID", "TASK_SOURCE", "AgentflowError", "Always",
@@ -40,6 +41,5 @@ __all__ = [
     "StepFailed", "Task", "TaskFuture", "TaskTimeoutError", "WaitTimeoutError", "Waiting", "When", "__version__",
     "allow_failure", "as_completed", "busy", "concurrency", "exponential_backoff", "first", "flow", "get_run_context",
     "get_run_logger", "idempotency_key", "opaque", "quote", "rate_limit", "recorded", "register_codec", "request_input",
-    "scope",
-    "send_event", "sleep", "tags", "task", "transaction", "unmapped", "wait_for_event",
+    "scope", "send_event", "serve", "sleep", "tags", "task", "transaction", "unmapped", "wait_for_event",
 ]  # fmt: skip

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from agentflow.engine.active import ActiveRun, Options
-from agentflow.errors import ParameterError
+from agentflow.errors import NotResumableError
 from agentflow.journal.protocol import Journal
 from agentflow.model.runs import Origin
+from agentflow.model.states import StateType
 from agentflow.payloads.arguments import unstored_in
 from agentflow.payloads.codec import Codec
 
@@ -29,7 +30,8 @@ def claimed(
 
     It runs; but with `limits`, of which it needs slots, it does not before it has them.
 
-    Raises `ParameterError` where not all of its arguments could be stored, and what `Journal.claim_run` raises.
+    Raises what `Journal.claim_run` raises, and `NotResumableError` for a run that had arguments which could not be
+    stored: it ends as CRASHED, so that nobody tries again.
     """
     run = journal.claim_run(run_id, take_over=take_over, fingerprint=code, origin=origin, start=not limits)
     try:
@@ -37,8 +39,9 @@ def claimed(
         arguments: dict[str, Any] = codec.decode(run.parameters)
         missing = unstored_in(arguments)
         if missing:
-            message = f"run {run_id} cannot go on: its arguments {', '.join(missing)} could not be stored"
-            raise ParameterError(message)
+            lost = NotResumableError(run_id, missing)
+            journal.set_state(run.number, run.epoch, StateType.CRASHED, message=str(lost), release=True)
+            raise lost
         lives = journal.lives(run.number)
         fork = journal.fork_of(run.number)
         changed = not {code, ""}.issuperset({run.fingerprint, *(life.fingerprint for life in lives)})

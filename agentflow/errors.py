@@ -62,6 +62,20 @@ class RunFinishedError(UsageError):
         return type(self), (self.run_id, self.state)
 
 
+class NotResumableError(UsageError):
+    """The run was called with arguments that only its own process had, and that process is gone: start it anew."""
+
+    def __init__(self, run_id: str, missing: Sequence[str]) -> None:
+        super().__init__(
+            f"run {run_id} cannot be resumed: {', '.join(missing)} could not be stored, and the process that had it "
+            "is gone; start the flow anew"
+        )
+        self.run_id, self.missing = run_id, tuple(missing)
+
+    def __reduce__(self) -> tuple[type[NotResumableError], tuple[str, tuple[str, ...]]]:
+        return type(self), (self.run_id, self.missing)
+
+
 class RunOwnedError(UsageError):
     """Another live process owns the run."""
 

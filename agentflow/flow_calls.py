@@ -6,16 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from agentflow.approvals.gate import DEFAULT_GATE
-from agentflow.engine.active import Options
-from agentflow.engine.calling import Request
-from agentflow.engine.context import current_frame
+from agentflow.engine.calling import Prepared, Request
+from agentflow.engine.context import Frame, current_frame
 from agentflow.engine.endings import not_ready
 from agentflow.engine.flow_run import Body, Outcome, run_blocking, run_on_loop
+from agentflow.engine.flow_streams import flow_stream
+from agentflow.engine.generators import refuse_state, stream_of
 from agentflow.engine.places import TaskRunner
 from agentflow.engine.runtime import INLINE, LOOP, Runtime, drive
 from agentflow.errors import DefinitionError, ParameterError
-from agentflow.settings import Settings
 
 
 def ask(flow: Any, request: Request) -> Any:
@@ -45,6 +44,27 @@ async def _asked(flow: Any, request: Request, rt: Runtime) -> Any:
     active = flow.begin(arguments)
     outcome = await run_on_loop(active, body) if rt.awaits else run_blocking(active, body)
     return outcome.as_state() if request.return_state else value_of(outcome)
+
+
+def items_of(flow: Any, request: Request, frame: Frame | None) -> Any:
+    """What a generator flow yields: lazily, as a step of the running flow or as a run of its own."""
+    refuse_state(request)
+    if frame is not None:
+        if request.is_plain:
+            flow.arguments(request.args, request.kwargs)  # what does not fit is refused now
+        prepared = Prepared(request, frame)
+        return stream_of(
+            frame,
+            request.policy,
+            lambda inline: prepared.ready(inline=inline),
+            request.futures,
+            is_async=request.is_async,
+        )
+    request.upstream.check(flow.name)
+    arguments = flow.arguments(*request.late.resolve())
+    args, kwargs = flow.binder.rebind(arguments)
+    body = Body(flow.policy, flow.fn, args, kwargs, request.is_async)
+    return flow_stream(lambda: flow.begin(arguments), body)
 
 
 def refusing(error: ParameterError, *, is_async: bool) -> Callable[..., Any]:
@@ -79,8 +99,3 @@ def runner_from(name: str, given: TaskRunner | type[TaskRunner] | None) -> TaskR
         message = f"{name}: task_runner wants a task runner of agentflow.task_runners, not {given!r}"
         raise DefinitionError(message)
     return runner
-
-
-def default_options(suspend_after: float | None = None) -> Options:
-    """Options of a run in this process; by default it never leaves memory while somebody waits for its result."""
-    return Options(settings=Settings.from_environment(), gate=DEFAULT_GATE, suspend_after=suspend_after)

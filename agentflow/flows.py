@@ -5,49 +5,53 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-import os
-import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
-from agentflow.callables import default_name, entrypoint_of, is_coroutine_function, is_generator
+from agentflow.beginning import begin, check_complete, default_options, describe_run
+from agentflow.callables import (
+    default_name,
+    entrypoint_of,
+    is_async_generator,
+    is_coroutine_function,
+    is_generator,
+)
 from agentflow.claiming import claimed
 from agentflow.engine.active import ActiveRun, Options
 from agentflow.engine.away import ABROAD, refusal
 from agentflow.engine.calling import Request, call_now, taken_out
 from agentflow.engine.context import CURRENT, Frame
 from agentflow.engine.flow_run import Body, Outcome, run_blocking, run_on_loop
+from agentflow.engine.generators import gathering
 from agentflow.engine.limits import limit_config, limits_of_run
-from agentflow.engine.logs import record_prints, run_log
+from agentflow.engine.logs import record_prints
 from agentflow.engine.places import TaskRunner
 from agentflow.engine.policy import StepPolicy, retry_delays
 from agentflow.engine.runtime import LOOP
 from agentflow.engine.step import Call, execute, execute_now
-from agentflow.engine.tags import TAGS, check_tags
+from agentflow.engine.tags import check_tags
 from agentflow.errors import (
     DefinitionError,
     MissingContextError,
     ParameterError,
 )
 from agentflow.fingerprints import fingerprint
-from agentflow.flow_calls import ask, default_options, refusing, runner_from, value_of, with_parameters
+from agentflow.flow_calls import ask, items_of, refusing, runner_from, value_of, with_parameters
 from agentflow.hooks import FlowHooks, Hook, hooks_from
 from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Journal
-from agentflow.model.ids import new_id
 from agentflow.model.limits import ConcurrencyLimitConfig
-from agentflow.model.names import readable_name
 from agentflow.model.runs import NewRun, Origin
-from agentflow.model.states import State, StateType
+from agentflow.model.states import State
 from agentflow.model.steps import StepKind
 from agentflow.naming import RunName, name_maker
-from agentflow.payloads.arguments import encode_arguments, is_incomplete
-from agentflow.payloads.codec import Codec
 from agentflow.payloads.digests import canonical
 from agentflow.rerunning import Reruns
 from agentflow.signatures import Binder, adapter_schema
 from agentflow.task_options import RetryDelay, check_options, check_parameters
+
+__all__ = ["Flow", "default_options", "flow"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -95,11 +99,9 @@ class Flow(Reruns, FlowHooks, Generic[P, R_co]):
         self.validate_parameters = validate_parameters
         self.tags = check_tags(tags)
         self.concurrency_limit = limit_config(self.name, concurrency_limit)
-        if is_generator(fn):
-            message = f"{self.name} is a generator; a flow returns its value: collect the items in a list"
-            raise DefinitionError(message)
         functools.update_wrapper(self, fn, updated=())
-        self.is_async = is_coroutine_function(fn)
+        self.is_generator = is_generator(fn)
+        self.is_async = is_coroutine_function(fn) or is_async_generator(fn)
         self.binder = Binder(fn, name=self.name)
         check_parameters(self.name, self.binder)
         self.policy = StepPolicy(
@@ -174,6 +176,8 @@ class Flow(Reruns, FlowHooks, Generic[P, R_co]):
         if frame is None and ABROAD.get() is not None:
             raise MissingContextError(refusal(f"{self.name}, a flow,"))
         request = self._request(args, kwargs)
+        if self.is_generator:
+            return items_of(self, request, frame)
         if frame is not None:
             return self._as_step(frame, request) if request.is_plain else call_now(request, frame)
         if not request.is_plain:
@@ -196,7 +200,7 @@ class Flow(Reruns, FlowHooks, Generic[P, R_co]):
     async def _call_async(self, arguments: Mapping[str, Any]) -> Any:
         return value_of(await self.run_async(arguments))
 
-    def _known(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    def known(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments by name, a method's receiver among them."""
         return {**self._receiver, **arguments}
 
@@ -234,7 +238,7 @@ class Flow(Reruns, FlowHooks, Generic[P, R_co]):
     ) -> Call:
         data, _ = canonical([*self._receiver.values(), *arguments.values()])
         key = frame.run.hasher.digest(self.name.encode() + b"\0flow\0" + data)
-        return Call(frame, policy, key, fn, args, kwargs, lambda: self._known(arguments), self.binder.rebind)
+        return Call(frame, policy, key, fn, args, kwargs, lambda: self.known(arguments), self.binder.rebind)
 
     def run(
         self,
@@ -271,19 +275,7 @@ class Flow(Reruns, FlowHooks, Generic[P, R_co]):
         origin: Origin = Origin.PERSON,
     ) -> ActiveRun:
         """A new run with these arguments, of this process."""
-        options = options or default_options()
-        journal = journal or open_journal(options.settings)
-        limits = self.limits(journal)
-        new = self.new_run(arguments, journal, options, origin)
-        state = StateType.PENDING if limits else StateType.RUNNING
-        run = journal.create_run(new, state=state, owned=True)
-        active = ActiveRun(journal, run, options, rows=[])
-        active.limits = limits
-        if is_incomplete(run.parameters):
-            run_log(
-                active, "not all arguments can be stored: if this process dies, the run cannot be resumed"
-            )
-        return active
+        return begin(self, arguments, journal, options, origin)
 
     def limits(self, journal: Journal) -> tuple[str, ...]:
         """The limits of which a run of this flow needs a slot while it is executed."""
@@ -291,30 +283,26 @@ class Flow(Reruns, FlowHooks, Generic[P, R_co]):
 
     def _body(self, arguments: Mapping[str, Any]) -> Body:
         args, kwargs = self.binder.rebind(arguments)
-        return Body(self.policy, self.fn, args, kwargs, self.is_async)
+        fn = gathering(self.fn, is_async=self.is_async) if self.is_generator else self.fn
+        return Body(self.policy, fn, args, kwargs, self.is_async)
 
     def new_run(
-        self, arguments: Mapping[str, Any], journal: Journal, options: Options, origin: Origin
+        self,
+        arguments: Mapping[str, Any],
+        journal: Journal,
+        options: Options,
+        origin: Origin,
+        *,
+        run_id: str = "",
+        also: frozenset[Origin] = frozenset(),
     ) -> NewRun:
-        """The run that a call with these arguments makes; inside of a run, one that is cancelled with it."""
-        around = CURRENT.get()
-        codec = Codec(journal.key, allow_pickle=options.settings.allow_pickle)
-        parameters = encode_arguments(codec, arguments)
-        run_id, named = new_id(), self.policy.run_name
-        return NewRun(
-            id=run_id,
-            name=readable_name(run_id) if named is None else named(self._known(arguments)),
-            flow=self.name,
-            entrypoint=self.entrypoint,
-            parameters=parameters,
-            fingerprint=fingerprint(self.fn),
-            origin=origin,
-            created=options.clock(),
-            cwd=os.getcwd(),  # noqa: PTH109 - a string is what is stored
-            interpreter=sys.executable,
-            parent="" if around is None else around.run.run.id,
-            tags=tuple(sorted(self.tags | TAGS.get())),
-        )
+        """The run that a call with these arguments makes, for whatever process takes it up.
+
+        `run_id`: instead of a new one; `also`: who else has asked for it. Raises `ParameterError` for arguments that
+        cannot be stored.
+        """
+        new = describe_run(self, arguments, journal, options, origin, run_id=run_id, also=also)
+        return check_complete(new, journal.key)
 
     # -- resuming it
     def resume(
@@ -327,7 +315,7 @@ class Flow(Reruns, FlowHooks, Generic[P, R_co]):
     ) -> Outcome:
         """Continue a run of this flow in this thread: what is recorded is reused, the rest runs.
 
-        Raises `RunNotFoundError`, `RunFinishedError`, `RunOwnedError`.
+        Raises `RunNotFoundError`, `RunFinishedError`, `RunOwnedError`, `NotResumableError`.
         """
         active, arguments = self.claim(run_id, journal=journal, options=options, take_over=take_over)
         return run_blocking(active, self._body(arguments))
@@ -360,7 +348,7 @@ class Flow(Reruns, FlowHooks, Generic[P, R_co]):
         options = options or default_options()
         journal = journal or open_journal(options.settings)
         self.own_run(run_id, journal)
-        code, limits = fingerprint(self.fn), self.limits(journal)
+        code, limits = code_of(self), self.limits(journal)
         return claimed(journal, run_id, options, code, take_over=take_over, origin=origin, limits=limits)
 
     def body(self, arguments: Mapping[str, Any]) -> Body:

@@ -12,8 +12,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
+from agentflow.background import PREFIX, background_flow
 from agentflow.errors import FlowNotFoundError, UsageError
 from agentflow.flows import Flow
+from agentflow.tasks import Task
 
 
 def load_module(target: str) -> ModuleType:
@@ -85,6 +87,41 @@ def flows_in(module: ModuleType) -> dict[str, Flow[..., Any]]:
     return found
 
 
+def tasks_in(module: ModuleType) -> dict[str, Task[..., Any]]:
+    """The tasks that a module defines or imports, by their names."""
+    found: dict[str, Task[..., Any]] = {}
+    for value in vars(module).values():
+        if isinstance(value, Task):
+            task = cast("Task[..., Any]", value)
+            found.setdefault(task.name, task)
+    return found
+
+
+def load_tasks(targets: list[str] | tuple[str, ...]) -> dict[str, Task[..., Any]]:
+    """The tasks of several ``FILE`` or ``FILE:NAME``, by name.
+
+    Raises `FlowNotFoundError` where there is none of that name, `UsageError` where two have the same name.
+    """
+    found: dict[str, Task[..., Any]] = {}
+    for target in targets:
+        file, name = split_target(target)
+        module = load_module(file)
+        tasks = tasks_in(module)
+        if name:
+            named = getattr(module, name, None)
+            chosen = cast("Task[..., Any]", named) if isinstance(named, Task) else tasks.get(name)
+            if chosen is None:
+                listed = ", ".join(sorted(tasks)) or "none"
+                message = f"{file} has no task {name!r}; it has: {listed}"
+                raise FlowNotFoundError(message)
+            tasks = {chosen.name: chosen}
+        for task in tasks.values():
+            if found.setdefault(task.name, task) is not task:
+                message = f"two tasks are named {task.name!r}; give one of them @task(name=...)"
+                raise UsageError(message)
+    return found
+
+
 def load_flows(targets: list[str] | tuple[str, ...]) -> dict[str, Flow[..., Any]]:
     """The flows of several ``FILE`` or ``FILE:NAME``, by name. Raises `UsageError` where two have the same name."""
     found: dict[str, Flow[..., Any]] = {}
@@ -128,9 +165,14 @@ def load_flow(target: str) -> Flow[..., Any]:
 def load_flow_of(entrypoint: str, name: str) -> Flow[..., Any]:
     """The flow of that name in the file of an entry point; also one that was made with other options than its function.
 
-    Raises like `load_flow`.
+    For a run in the background this is the flow around its task. Raises like `load_flow`.
     """
-    found = flows_in(load_module(split_target(entrypoint)[0])).get(name)
+    file, function = split_target(entrypoint)
+    module = load_module(file)
+    found = flows_in(module).get(name)
+    if found is None and name.startswith(PREFIX):
+        task = tasks_in(module).get(name.removeprefix(PREFIX)) or getattr(module, function, None)
+        return background_flow(task) if isinstance(task, Task) else load_flow(entrypoint)
     return load_flow(entrypoint) if found is None else found
 
 

@@ -134,6 +134,22 @@ def check_policy(policy: StepPolicy) -> None:
         raise DefinitionError(message)
 
 
+def check_generator(policy: StepPolicy) -> None:
+    """Raise `DefinitionError` for options that a generator cannot have."""
+    problem = ""
+    if policy.side_effect:
+        problem = (
+            "a side effect has one end, a generator has many items; call side effects from its body instead"
+        )
+    elif policy.cache_policy is not None or policy.refresh_cache:
+        problem = (
+            "the items of a generator cannot be cached; return them as a list, or cache the tasks it calls"
+        )
+    if problem:
+        message = f"{policy.name}: {problem}"
+        raise DefinitionError(message)
+
+
 def check_options(
     name: str,
     retries: int,

@@ -6,12 +6,23 @@ import copy
 import datetime as dt
 import functools
 import types
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import replace
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
+from agentflow.background import RunFuture, delay
 from agentflow.callables import (
     default_name,
+    is_async_generator,
     is_coroutine_function,
     is_generator,
     partial_arguments,
@@ -22,9 +33,10 @@ from agentflow.engine import branches
 from agentflow.engine.away import ABROAD, refusal
 from agentflow.engine.caching import CachePolicy
 from agentflow.engine.caching import task_input_hash as task_input_hash  # noqa: PLC0414 - Prefect has it here
-from agentflow.engine.calling import RESERVED, Request, call_now, call_outside, taken_out
+from agentflow.engine.calling import RESERVED, Prepared, Request, call_now, call_outside, taken_out
 from agentflow.engine.context import CURRENT, Frame, current_frame
 from agentflow.engine.futures import TaskFuture, TaskFutureList
+from agentflow.engine.generators import gathering, refuse_state, stream_of
 from agentflow.engine.logs import record_prints
 from agentflow.engine.policy import ApprovalRule, StepPolicy, TransactionHook
 from agentflow.engine.resolving import is_late
@@ -38,7 +50,14 @@ from agentflow.naming import RunName
 from agentflow.payloads.digests import canonical
 from agentflow.signatures import Binder
 from agentflow.submitting import check_may_block, map_in, states_of, submit_in
-from agentflow.task_options import RetryDelay, build_policy, check_parameters, check_policy, merged_options
+from agentflow.task_options import (
+    RetryDelay,
+    build_policy,
+    check_generator,
+    check_parameters,
+    check_policy,
+    merged_options,
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -71,21 +90,26 @@ class Task(TaskHooks, Generic[P, R_co]):
         self.name = name or default_name(fn)
         #: The object (or class) of a bound method or callable object; the function takes it first.
         self.receiver, function = split_receiver(fn)
-        self._function: Callable[..., Any] = function
+        #: What runs: it takes the receiver first.
+        self.function: Callable[..., Any] = function
         functools.update_wrapper(self, fn, updated=())
-        self.is_async = is_coroutine_function(fn)
+        self.is_generator = is_generator(fn)
+        self.is_async = is_coroutine_function(fn) or is_async_generator(fn)
+        self._lazy = self.is_async or self.is_generator
         skip = len(self.receiver) or receiver_count(fn, self._wrapper)
         self.binder = Binder(function, name=self.name, skip=skip)
         check_parameters(self.name, self.binder)
-        if is_generator(fn):
-            message = f"{self.name} is a generator; a task returns its value: collect the items in a list"
-            raise DefinitionError(message)
         self.policy = policy or self._policy(**options)
+        #: What `submit` and `map` run.
+        self._whole_function = self.function
+        if self.is_generator:
+            check_generator(self.policy)
+            self._whole_function = gathering(self.function, is_async=self.is_async)
         self._prefix = self.name.encode() + b"\0" + partial_arguments(fn)
 
     def _policy(self, **options: Any) -> StepPolicy:
         hooks = hooks_from(self.name, {kind: options.pop(kind, ()) for kind in TASK_HOOKS})
-        policy = build_policy(self.name, self._function, self.binder, **options)
+        policy = build_policy(self.name, self.function, self.binder, **options)
         policy = replace(policy, owner=self, hooks=hooks, plain=policy.plain and hooks is None)
         if policy.log_prints:
             record_prints()
@@ -125,32 +149,61 @@ class Task(TaskHooks, Generic[P, R_co]):
                 raise MissingContextError(refusal(f"{self.name}, a side effect,"))
             return self._call_outside(whole, kwargs)
         if kwargs and not RESERVED.isdisjoint(kwargs):
-            return call_now(self.request(whole, kwargs), frame)
+            return self._ask(frame, whole, kwargs)
         run = frame.run
         binder = self.binder
         data, opaque = canonical(
             whole if not kwargs and len(whole) == binder.arity else binder.values(whole, kwargs)
         )
         if opaque and is_late((whole, kwargs)):
-            return call_now(self.request(whole, kwargs), frame)
+            return self._ask(frame, whole, kwargs)
         key = run.hasher.digest(self._prefix + data)
-        if self.is_async:
-            call = self._call(frame, key, data, whole, kwargs)
-            made: Any = execute(call, LOOP)
-            run.unstarted[call] = made
-            return made
+        if self._lazy:
+            return self._later(frame, self._call(frame, key, data, whole, kwargs))
         if run.records is not None and self.policy.plain:
             recorded = hit(frame, key)
             if recorded is not None:
-                found: Any = decoded(run, recorded)
-                return found
-        value: Any = execute_now(self._call(frame, key, data, whole, kwargs))
-        return value
+                return decoded(run, recorded)
+        return execute_now(self._call(frame, key, data, whole, kwargs))
+
+    def _later(self, frame: Frame, call: Call) -> Any:
+        """What a call gives whose body does not run yet: a coroutine, or the iterator of a generator."""
+        if self.is_generator:
+            return stream_of(frame, self.policy, lambda _: call, is_async=self.is_async)
+        coroutine = execute(call, LOOP)
+        frame.run.unstarted[call] = coroutine
+        return coroutine
 
     def _call_outside(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         if RESERVED.isdisjoint(kwargs) and not is_late((args, kwargs)):
-            return self._function(*args, **kwargs)
-        return call_outside(self.request(args, kwargs), self._function)
+            return self.function(*args, **kwargs)
+        request = self.request(args, kwargs)
+        if self.is_generator:
+            refuse_state(request)
+            args, kwargs = request.late.resolve()
+            return self.function(*args, **kwargs)
+        return call_outside(request, self.function)
+
+    def _ask(self, frame: Frame, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """A call in a flow that asks for more than the value, or has futures, states or marks among its arguments."""
+        request = self.request(args, kwargs)
+        if not self.is_generator:
+            return call_now(request, frame)
+        refuse_state(request)
+        request.make = self._stream_call
+        prepared = Prepared(request, frame)
+        return stream_of(
+            frame,
+            self.policy,
+            lambda inline: prepared.ready(inline=inline),
+            request.futures,
+            is_async=self.is_async,
+        )
+
+    def _stream_call(self, frame: Frame, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
+        call = self.call_in(frame, args, kwargs)
+        call.fn = self.function
+        return call
 
     def request(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Request:
         """A call of this task with these arguments, the receiver among them."""
@@ -165,7 +218,9 @@ class Task(TaskHooks, Generic[P, R_co]):
     def call_in(self, frame: Frame, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
         """The call of this task in a frame, its place settled."""
         data, _ = canonical(self.binder.values(args, kwargs))
-        return self._call(frame, frame.run.hasher.digest(self._prefix + data), data, args, kwargs)
+        call = self._call(frame, frame.run.hasher.digest(self._prefix + data), data, args, kwargs)
+        call.fn = self._whole_function
+        return call
 
     def _call(
         self, frame: Frame, key: bytes, data: bytes, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -173,7 +228,7 @@ class Task(TaskHooks, Generic[P, R_co]):
         binder, policy, options = self.binder, self.policy, dict(kwargs) if kwargs else {}
         # nobody asks a plain step for its arguments
         named = _unasked if policy.plain else functools.partial(binder.arguments, args, options)
-        call = Call(frame, policy, key, self._function, args, options, named, binder.rebind)
+        call = Call(frame, policy, key, self.function, args, options, named, binder.rebind)
         if not policy.plain:
             call.flat = binder.flat
         if self.policy.aliases:
@@ -194,6 +249,10 @@ class Task(TaskHooks, Generic[P, R_co]):
     def submit(
         self: Task[P, T], /, *args: Any, return_state: Literal[True], wait_for: Any = None, **kwargs: Any
     ) -> State[T]: ...
+    @overload
+    def submit(
+        self: Task[P, Iterator[T] | AsyncIterator[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> TaskFuture[list[T]]: ...
     @overload
     def submit(
         self: Task[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
@@ -227,6 +286,10 @@ class Task(TaskHooks, Generic[P, R_co]):
         self: Task[..., T], /, *args: Any, return_state: Literal[True], **kwargs: Any
     ) -> list[State[T]]: ...
     @overload
+    def map(
+        self: Task[..., Iterator[T] | AsyncIterator[T]], /, *args: Any, **kwargs: Any
+    ) -> TaskFutureList[list[T]]: ...
+    @overload
     def map(self: Task[..., Coroutine[Any, Any, T]], /, *args: Any, **kwargs: Any) -> TaskFutureList[T]: ...
     @overload
     def map(self: Task[..., T], /, *args: Any, **kwargs: Any) -> TaskFutureList[T]: ...
@@ -241,6 +304,30 @@ class Task(TaskHooks, Generic[P, R_co]):
             return map_in(self, frame, args, kwargs)
         check_may_block(f"{self.name}.map()")
         return states_of(map_in(self, frame, args, kwargs))
+
+    @overload
+    def delay(
+        self: Task[P, Iterator[T] | AsyncIterator[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> RunFuture[list[T]]: ...
+    @overload
+    def delay(
+        self: Task[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> RunFuture[T]: ...
+    @overload
+    def delay(self: Task[P, T], /, *args: P.args, **kwargs: P.kwargs) -> RunFuture[T]: ...
+    def delay(self: Any, /, *args: Any, **kwargs: Any) -> RunFuture[Any]:
+        """Have the task run in the background, by a process that serves it (`agentflow.serve`, ``agentflow serve``).
+
+        Gives at once a handle to its run, which is stored durably; anywhere, also outside of flows. Raises
+        `ParameterError` where the arguments do not fit or cannot be stored.
+        """
+        return delay(self, args, kwargs)
+
+    def apply_async(
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> RunFuture[Any]:
+        """`delay`, with the arguments as a sequence and a mapping."""
+        return delay(self, tuple(args), dict(kwargs or {}))
 
     def with_options(self, **options: Any) -> Task[P, R_co]:
         """The same task with other options (those of `task`)."""

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agentflow.cli.persons import WORKER_VARIABLE
 from agentflow.errors import AgentflowError, UsageError
 from agentflow.journal.protocol import Journal, RunFilter
 from agentflow.model.runs import Run
 from agentflow.model.steps import StepEvent, StepKind
+from agentflow.shells import WORKER_VARIABLE
 from agentflow.testing.models import Answer, Fault, ModelRequest, Reply, ScriptedModelServer
 
 FLOW = "release_notes"

@@ -22,6 +22,7 @@ from agentflow.model.states import StateType
 from agentflow.model.steps import ENDS
 from agentflow.model.waits import Wait, WaitKind
 from agentflow.payloads.failures import describe_failure
+from agentflow.shells import mark_worker
 from agentflow.views import StepTree, plain, stamp, waiting_view
 from agentflow.workers.draining import EndOfProcess, draining
 
@@ -86,7 +87,7 @@ def execute(
 
     `web`: the address of a server that shows the questions, too. Raises what claiming the run raises.
     """
-    persons.mark_worker()
+    mark_worker()
     started = time.monotonic()
     try:
         outcome, reused = _lives(journal, flow, run_id, take_over=take_over, ask=ask, web=web)

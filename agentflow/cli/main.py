@@ -10,7 +10,7 @@ from types import FrameType
 
 from cyclopts import App, CycloptsError, Parameter
 
-from agentflow.cli import approvals, cache, events, limits, runs, serving
+from agentflow.cli import approvals, cache, events, limits, runs, serving, tasks
 from agentflow.cli.doctor import doctor
 from agentflow.cli.output import FAILED, INTERRUPTED, WRONG_USE, complain
 from agentflow.cli.run import run
@@ -37,6 +37,7 @@ def build() -> App:
     app.command(cache.app)
     app.command(serving.serve)
     app.command(serving.app)
+    app.command(tasks.app)
     app.command(
         "agentflow.cli.demo:demo", name="demo"
     )  # imported when it is called: it brings a model server

@@ -18,27 +18,10 @@ from agentflow.errors import DecisionRefusedError
 from agentflow.model.runs import Origin
 from agentflow.model.waits import Assurance, Wait
 from agentflow.settings import Settings
-
-#: Set by processes that run flows, and inherited by what those start.
-WORKER_VARIABLE = "AGENTFLOW_WORKER"
-
-#: Variables by which coding agents mark the shells that they use.
-AGENT_VARIABLES = (
-    "AI_AGENT",
-    "CLAUDECODE",
-    "CODEX_SANDBOX",
-    "CURSOR_AGENT",
-    "GEMINI_CLI",
-    "OPENCODE",
-)
+from agentflow.shells import AGENT_VARIABLES, WORKER_VARIABLE
 
 _started_by_worker = bool(os.environ.get(WORKER_VARIABLE))
 _LOOK_SECONDS = 0.2
-
-
-def mark_worker() -> None:
-    """Mark this process as one that runs flows, for whatever it starts."""
-    os.environ[WORKER_VARIABLE] = str(os.getpid())
 
 
 def agent_variable() -> str:

@@ -18,6 +18,7 @@ from agentflow.journal.protocol import Journal
 from agentflow.loading import load_flow
 from agentflow.model.runs import CRASHES_LIMIT, Run
 from agentflow.model.states import StateType
+from agentflow.shells import mark_worker
 
 Flag = Annotated[bool, Parameter(negative=())]
 
@@ -46,7 +47,7 @@ def run(
         recover: First recover interrupted runs of this flow that no process owns (the default).
     """
     with result_stream(alone=json) as stream:
-        persons.mark_worker()
+        mark_worker()
         flow = load_flow(target)
         arguments = flow.binder.validate_named(
             {**read_object(params, "--params"), **read_pairs(param, flow.parameters_schema, "-p")}

@@ -32,10 +32,11 @@ from agentflow.errors import RunFinishedError, UsageError
 from agentflow.flows import Flow
 from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Journal, RunFilter
-from agentflow.loading import load_flow
+from agentflow.loading import load_flow_of
 from agentflow.model.runs import Origin, Run
 from agentflow.model.states import StateType
 from agentflow.run_context import cancel_run
+from agentflow.shells import mark_worker
 from agentflow.views import in_doubt, run_view, stamp
 
 app = App(
@@ -216,11 +217,11 @@ def load_recorded(found: Run, verb: str) -> Flow[..., Any]:
             f"run {found.id} was started by code without a file; {verb} it there with {found.flow}.{verb}()"
         )
         raise UsageError(message)
-    persons.mark_worker()
+    mark_worker()
     if found.cwd and Path(found.cwd).is_dir():
         with contextlib.suppress(OSError):
             os.chdir(found.cwd)
-    return load_flow(found.entrypoint)
+    return load_flow_of(found.entrypoint, found.flow)
 
 
 @app.command

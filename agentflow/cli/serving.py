@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from agentflow.cli import persons
+from agentflow.background import PREFIX
 from agentflow.cli.output import COMPLETED, print_line, say
 from agentflow.errors import UsageError
 from agentflow.flows import default_options
 from agentflow.journal.opening import open_journal
-from agentflow.loading import load_flows
+from agentflow.loading import flows_in, load_flows, load_module, load_tasks, split_target, tasks_in
 from agentflow.mcp.install import install as install_server
 from agentflow.mcp.stdio import stdout_kept_clean
 from agentflow.settings import Settings
+from agentflow.shells import mark_worker
 from agentflow.workers.inline import InlineWorker, Worker
 from agentflow.workers.process import ProcessWorker
 
@@ -40,7 +41,8 @@ def serve(
 ) -> int:
     """Serve flows: pages, REST API, MCP (/mcp) and a worker, in one process, until Ctrl-C.
 
-    Interrupted and waiting runs of these flows go on here. Without a file it only shows runs and takes decisions.
+    Interrupted and waiting runs of these flows go on here, and so does what was asked for with `delay` of the files'
+    tasks. Without a file it only shows runs and takes decisions.
 
     Args:
         files: FILE.py or FILE.py:FLOW, as many as you like.
@@ -52,7 +54,7 @@ def serve(
     """
     from agentflow.server.serving import serve as serve_app  # noqa: PLC0415 - loads the web server
 
-    worker = _worker(files, isolate=isolate)
+    worker = _worker(files, isolate=isolate, with_tasks=True)
     chosen = Settings.from_environment().port if port is None else port
 
     def mount(url: str) -> Mapping[str, ASGIApp]:
@@ -64,6 +66,8 @@ def serve(
         print_line(url)
         say(f"MCP      {url}{MCP_PATH}")
         say(f"flows    {', '.join(sorted(worker.flows)) or 'none'}")
+        if worker.background:
+            say(f"tasks    {', '.join(sorted(name.removeprefix(PREFIX) for name in worker.background))}")
         say(f"journal  {worker.journal.url}")
         say("Ctrl-C stops the server; its runs can be resumed.", style="dim")
 
@@ -114,13 +118,27 @@ def install(client: str, /, *files: str) -> int:
     return COMPLETED
 
 
-def _worker(files: tuple[str, ...], *, isolate: bool = False) -> Worker:
-    persons.mark_worker()
+def _worker(files: tuple[str, ...], *, isolate: bool = False, with_tasks: bool = False) -> Worker:
+    mark_worker()
     settings = Settings.from_environment()
+    whole = tuple(file for file in files if not split_target(file)[1])
+    tasks = load_tasks(whole) if with_tasks else {}
+    flows = load_flows(tuple(file for file in files if not (with_tasks and _has_only_tasks(file))))
     kind = ProcessWorker if isolate else InlineWorker
     return kind(
         open_journal(settings),
-        load_flows(files),
+        flows,
+        tasks=tasks.values(),
+        limit=settings.max_workers,
         options=default_options(settings.suspend_after),
         on_error=say,
     )
+
+
+def _has_only_tasks(target: str) -> bool:
+    """Whether a file has something to serve, but no flow."""
+    file, name = split_target(target)
+    if name:
+        return False
+    module = load_module(file)
+    return bool(tasks_in(module)) and not flows_in(module)

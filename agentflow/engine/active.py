@@ -7,8 +7,10 @@ import itertools
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -20,7 +22,7 @@ from agentflow.engine.endings import Ending
 from agentflow.engine.group_commit import GroupCommit
 from agentflow.engine.records import Place, Records, identity
 from agentflow.engine.transaction_values import TransactionsOfALife
-from agentflow.errors import Cancelling, Revoked, RollingBack, Stopping, Suspended, Unwinding
+from agentflow.errors import Cancelling, Fenced, Revoked, RollingBack, Stopping, Suspended, Unwinding
 from agentflow.journal.protocol import Journal
 from agentflow.model.lives import Fork
 from agentflow.model.runs import Origin, Run
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from agentflow.engine.queueing import Queued
     from agentflow.engine.slots import Turn
     from agentflow.engine.step import Call
+    from agentflow.engine.streams import Course
     from agentflow.engine.submission import Threads
     from agentflow.engine.waiting import Pending
 
@@ -81,6 +84,8 @@ class ActiveRun:
 
     #: Somebody stops the process (Ctrl-C): the run goes on later, so nothing is rolled back.
     interrupted: bool = False
+    #: The flow's own code has ended by what is no outcome: Ctrl-C, a cancellation, an eviction.
+    cut_off: bool = False
     #: The process is to end: no step begins any more; see `agentflow.engine.draining`.
     draining: bool = False
     #: It was asked to stop before this life, and transactions are open: it stops at the first step that is new.
@@ -165,6 +170,15 @@ class ActiveRun:
                 self.fence = asked
 
     @cached_property
+    def courses(self) -> set[Course]:
+        """Generators that are under way."""
+        return set()
+
+    @cached_property
+    def _abandoned(self) -> deque[Course]:
+        return deque()
+
+    @cached_property
     def ending(self) -> Ending:
         """How its flow ends, where that says more than a value or an exception."""
         return Ending()
@@ -198,6 +212,8 @@ class ActiveRun:
 
     def check(self, frame: Frame) -> None:
         """Raise what forbids `frame` to do anything; every verb of the engine calls this first."""
+        while self._abandoned and self._fence is None:
+            self._finish_abandoned()
         fence = self._fence
         if fence is not None and not (isinstance(fence, Cancelling) and frame.is_compensating()):
             raise fence.__class__(*fence.args)
@@ -239,6 +255,24 @@ class ActiveRun:
                 waiting.wake()
         for queued in tuple(self.queued):
             queued.look()
+
+    def abandon(self, course: Course) -> None:
+        """End, before the next step, a generator that nobody can ask for another item.
+
+        Called by the garbage collector, which may strike anywhere: no moment to write to the journal.
+        """
+        self._abandoned.append(course)
+        self.guarded = True
+
+    def _finish_abandoned(self) -> None:
+        with suppress(IndexError):  # another thread was faster
+            self._abandoned.popleft().finish()
+
+    def leave(self) -> None:
+        """This life of the run is over: nothing of it may happen any more."""
+        self.fence = self.fence or Fenced("the run has ended")
+        for course in tuple(self.courses):
+            course.drop()
 
     def revoke(self, frame: Frame) -> None:
         """Refuse whatever an abandoned attempt still does."""

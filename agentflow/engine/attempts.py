@@ -90,7 +90,7 @@ async def _chosen(call: Call, place: Place, rt: Runtime) -> Any:
     annotate(call, record)
     at = record.place if record is not None else place
     if call.policy.cache_policy is None:
-        return await _attempts(call, at, record, None, rt)
+        return await run_attempts(call, at, record, None, rt)
     return await _through_the_cache(call, at, record, rt)
 
 
@@ -106,13 +106,16 @@ async def _through_the_cache(call: Call, place: Place, record: Record | None, rt
     try:
         if look.hit is not None:
             return await take(call, place, look, look.hit, rt)
-        return await _attempts(call, place, record, look, rt)
+        return await run_attempts(call, place, record, look, rt)
     finally:
         if mine is not None:
             await unlock(call, mine, rt)
 
 
-async def _attempts(call: Call, place: Place, record: Record | None, look: Lookup | None, rt: Runtime) -> Any:
+async def run_attempts(
+    call: Call, place: Place, record: Record | None, look: Lookup | None, rt: Runtime
+) -> Any:
+    """Run the body, again after each failure that wants a retry, and record how it ended."""
     run, policy = call.run, call.policy
     attempt = record.attempts if record is not None and not record.end else 0
     if attempt and record is not None:
@@ -129,7 +132,10 @@ async def _attempts(call: Call, place: Place, record: Record | None, look: Looku
         first = run.next_id()
         try:
             value = await _timed_body(call, child, rt)
-            data, value = run.codec.round_trip(value) if policy.persist_result else (b"null", value)
+            if call.pack is not None:
+                data, value = call.pack(value)
+            else:
+                data, value = run.codec.round_trip(value) if policy.persist_result else (b"null", value)
         except Exception as error:
             run.check(call.frame)
             if not await wants_retry(call, error, attempt, rt):
@@ -157,7 +163,8 @@ async def _timed_body(call: Call, child: Frame, rt: Runtime) -> Any:
 
 def overdue(call: Call) -> TaskTimeoutError:
     """The failure of a call whose time is up."""
-    error = TaskTimeoutError(call.policy.name, call.policy.timeout_seconds or 0.0)
+    seconds = call.policy.timeout_seconds if call.limit is None else call.limit
+    error = TaskTimeoutError(call.policy.name, seconds or 0.0)
     call.noted().state = timed_out(error)
     return error
 
@@ -241,7 +248,7 @@ async def _complete(
     await rt.settled(run)
     run.check(call.frame)
     run.tally.executed += 1
-    if not policy.persist_result:
+    if not call.policy.persist_result:
         return value
     detail = None if policy.detail is None else policy.detail(value)
     visible = stage(call.frame, child.staged)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import replace
-from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any, cast
 
+from agentflow.engine.streams import LAZY
 from agentflow.errors import CodecError
 from agentflow.model.states import State, StateType, is_state
 from agentflow.model.steps import StepKind
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from agentflow.payloads.codec import Codec
 
 #: Types of what a body returns that may be more than a value; see `may_say_more`.
-LOOKED_AT = frozenset({State, list, tuple, set, frozenset, dict, GeneratorType, AsyncGeneratorType})
+LOOKED_AT = frozenset({State, list, tuple, set, frozenset, dict, *LAZY})
 _COLLECTIONS = (list, tuple, set, frozenset)
 
 

@@ -93,18 +93,22 @@ def run_blocking(active: ActiveRun, body: Body) -> Outcome:
     """Run a life to its end in this thread. An async flow gets an event loop of its own."""
     if body.is_async:
         return asyncio.run(run_on_loop(active, body))
+    return copy_context().run(drive, run_stepwise(active, body, INLINE))
+
+
+async def run_stepwise(active: ActiveRun, body: Body, rt: Inline) -> Outcome:
+    """Run a life of a sync flow in the context and thread of whoever drives this coroutine."""
     waker = waker_of(active.journal)
     waker.add(active)
     active.tag_limits = tag_limits(active.journal.list_limits())
-    context = copy_context()
     try:
-        value, error = context.run(lambda: drive(_caught(active, body, INLINE)))
+        value, error = await _caught(active, body, rt)
         _stop_if_interrupted(active, error)
         for future in list(active.futures) if active.fence is None else ():
             future.wait()
-        return drive(_end(active, value, error, INLINE))
+        return await _end(active, value, error, rt)
     finally:
-        active.fence = active.fence or Fenced("the run has ended")
+        active.leave()
         waker.remove(active)
         close_places(active)
         leave_run(active)
@@ -135,7 +139,7 @@ async def run_on_loop(active: ActiveRun, body: Body) -> Outcome:
         await _finish_strays(active)
         return await _end(active, value, interrupted or error, LOOP)
     finally:
-        active.fence = active.fence or Fenced("the run has ended")
+        active.leave()
         waker.remove(active)
         if active.places:
             await asyncio.to_thread(close_places, active)
@@ -180,6 +184,7 @@ async def _caught(active: ActiveRun, body: Body, rt: Inline | Loop) -> tuple[Any
     try:
         return await _attempts(active, body, rt), None
     except BaseException as error:
+        active.cut_off = not isinstance(error, Exception)
         return None, error
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from agentflow.engine.endings import Ending
 from agentflow.engine.futures import TaskFuture
 from agentflow.engine.resolving import resolved
+from agentflow.engine.streams import AsyncStream, SyncStream
 from agentflow.errors import UnfinishedRun
 from agentflow.model.states import State, aggregate, is_state, value_in
 
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 
 async def consumed(value: Any, rt: Runtime) -> Any:
     """The items of a generator that a body returned; anything else as it is."""
-    if isinstance(value, GeneratorType):
+    if isinstance(value, (GeneratorType, SyncStream)):
         return list(cast("Iterable[Any]", value))
-    if isinstance(value, AsyncGeneratorType):
+    if isinstance(value, (AsyncGeneratorType, AsyncStream)):
         return await rt.awaited(_items(cast("AsyncIterator[Any]", value)))
     return value
 

@@ -63,6 +63,12 @@ class Call:
     refusals: int = 0
     #: Waits whose answers the next row takes.
     answered: tuple[str, ...] = ()
+    #: The value of its body to how it is stored, where that is not the codec's business.
+    pack: Callable[[Any], tuple[bytes, Any]] | None = None
+    #: Seconds that its body has, where that is not the business of whoever runs it.
+    limit: float | None = None
+    #: Its body is run on item by item, by whoever consumes them.
+    lazy: bool = False
     #: What its rows say beside what their events say: how people see it, its tags.
     notes: Mapping[str, Any] = MappingProxyType({})
     #: The last row that was written, or found, of it.
@@ -370,7 +376,7 @@ def body_frame(call: Call, place: Place, record: Record | None, attempt: int = 0
         child.before = call.effects
     if record is not None:
         child.started = bool(record.identity)
-        if record.effect and not call.policy.side_effect:
+        if record.effect and not call.policy.side_effect and not call.lazy:
             count_effect(call, place)
             child.counted = True
     return child

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+from collections.abc import Sequence
 
 _ADJECTIVES = (
     "able agile alert amber ample apt arctic azure bold brave brisk bright calm candid careful cheerful "
@@ -25,8 +27,13 @@ _ANIMALS = (
 )
 
 
+@functools.cache
+def _words() -> tuple[Sequence[str], Sequence[str]]:
+    return _ADJECTIVES.split(), _ANIMALS.split()
+
+
 def readable_name(run_id: str) -> str:
     """A name for the run of that id, such as ``brisk-otter``; several runs may have the same one."""
     number = int.from_bytes(hashlib.blake2b(run_id.encode(), digest_size=8).digest())
-    adjectives, animals = _ADJECTIVES.split(), _ANIMALS.split()
+    adjectives, animals = _words()
     return f"{adjectives[number % len(adjectives)]}-{animals[number // 1000 % len(animals)]}"

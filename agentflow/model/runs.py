@@ -41,6 +41,13 @@ class NewRun:
     tags: tuple[str, ...] = ()
     #: Id of the run that started this one, and with which it is cancelled; "" = none.
     parent: str = ""
+    #: Who else is behind it, beside `origin`: whoever asked for the run that it was started by.
+    also: frozenset[Origin] = frozenset()
+
+    @property
+    def origins(self) -> tuple[Origin, ...]:
+        """Everybody who asks for it."""
+        return (self.origin, *sorted(self.also - {self.origin}))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from agentflow.errors import CodecError
+from agentflow.errors import CodecError, CorruptRecord
 from agentflow.payloads.codec import Codec, register_codec
+from agentflow.payloads.digests import canonical
+
+_TAGGED = b'"$"'
 
 
 class Unstored(NamedTuple):
@@ -24,9 +27,12 @@ register_codec(Unstored, tag="unstored", encode=lambda value: value.text, decode
 def encode_arguments(codec: Codec, arguments: Mapping[str, Any]) -> bytes:
     """The bytes of a run's arguments."""
     try:
-        return codec.encode(dict(arguments))
+        data = codec.encode(dict(arguments))
+        if _TAGGED not in data:  # what JSON itself knows comes back as it was
+            return data
     except CodecError:
-        return codec.encode({name: _storable(codec, value) for name, value in arguments.items()})
+        pass
+    return codec.encode({name: _storable(codec, value) for name, value in arguments.items()})
 
 
 def is_incomplete(parameters: bytes) -> bool:
@@ -40,8 +46,12 @@ def unstored_in(arguments: Mapping[str, Any]) -> list[str]:
 
 
 def _storable(codec: Codec, value: Any) -> Any:
+    """The value, or what stands for one that cannot be stored, or would come back as another one."""
+    name = f"<{type(value).__qualname__}>"
     try:
-        codec.encode(value)
+        back = codec.decode(codec.encode(value))
     except CodecError as error:
-        return Unstored("<Cyclic>" if "contains itself" in str(error) else f"<{type(value).__qualname__}>")
-    return value
+        return Unstored("<Cyclic>" if "contains itself" in str(error) else name)
+    except CorruptRecord:
+        return Unstored(name)
+    return value if canonical([back]) == canonical([value]) else Unstored(name)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple, Self
 
+from agentflow.background import background_flow
 from agentflow.engine.active import ActiveRun, Options
 from agentflow.engine.flow_run import run_blocking
 from agentflow.engine.forks import Cut, cut_at
@@ -21,6 +22,7 @@ from agentflow.engine.waiting import waker_of
 from agentflow.errors import (
     AgentflowError,
     FlowNotFoundError,
+    NotResumableError,
     ParameterError,
     RunFinishedError,
     RunNotFoundError,
@@ -33,6 +35,7 @@ from agentflow.journal.protocol import Journal
 from agentflow.model.runs import CRASHES_LIMIT, NewRun, Origin, Run
 from agentflow.model.states import StateType
 from agentflow.model.waits import PERSON_KINDS
+from agentflow.tasks import Task
 from agentflow.workers.admission import Admission
 
 #: Seconds before the third life in a row that got nowhere, and at the most.
@@ -56,11 +59,18 @@ class Worker(ABC):
         journal: Journal,
         flows: Mapping[str, Flow[..., Any]],
         *,
+        tasks: Iterable[Task[..., Any]] = (),
+        limit: int | None = None,
         options: Options | None = None,
         on_error: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.journal = journal
+        #: What can be asked for here.
         self.flows = dict(flows)
+        #: The flows around tasks whose runs in the background this process takes up, `limit` of them at once.
+        self.background = {made.name: made for made in map(background_flow, tasks)}
+        self.background = {name: made for name, made in self.background.items() if name not in self.flows}
+        self._limit = limit
         self.options = options or default_options()
         if self.options.suspend_after is None:
             self.options = default_options(self.options.settings.suspend_after)
@@ -235,7 +245,7 @@ class Worker(ABC):
         started: list[str] = []
         admission = Admission(self.journal, self._under_way)
         for run in self.journal.due_runs(self.options.clock()):
-            found = self.flows.get(run.flow)
+            found = self.flows.get(run.flow) or self.background.get(run.flow)
             if found is None:
                 self._settle(run)
                 continue
@@ -245,6 +255,7 @@ class Worker(ABC):
                 and not resting
                 and not self._is_parked(run)
                 and run.id not in self._threads
+                and not self._is_full(found)
                 and admission.admits(found, run)
                 and self._launch(found, run.id)
             ):
@@ -267,9 +278,15 @@ class Worker(ABC):
             self._on_error(f"run {run.id} has crashed {run.crashes} times and is left alone ({advice})")
         return True
 
+    def _is_full(self, flow: Flow[..., Any]) -> bool:
+        """Whether a run in the background has to wait for a place."""
+        if self._limit is None or flow.name not in self.background:
+            return False
+        return sum(name in self.background for name in list(self._under_way.values())) >= self._limit
+
     def _launch(self, flow: Flow[..., Any], run_id: str) -> bool:
         with self._lock:
-            if self._stopping or run_id in self._threads or not self.has_room():
+            if self._stopping or run_id in self._threads or self._is_full(flow) or not self.has_room():
                 return False  # it stays due
             thread = threading.Thread(
                 target=self._live, args=(flow, run_id), name=f"agentflow-{flow.name}", daemon=True
@@ -284,7 +301,7 @@ class Worker(ABC):
             moved = self.live(flow, run_id)
         except (RunOwnedError, RunFinishedError):  # somebody else was faster
             pass
-        except ParameterError as error:
+        except (ParameterError, NotResumableError) as error:
             self._on_error(f"run {run_id}: {error}")
         except (AgentflowError, Unwinding) as error:
             self._on_error(f"run {run_id} stopped here and can be resumed: {error}")

@@ -42,7 +42,7 @@ class ProcessWorker(Worker):
     def __init__(self, journal: Journal, flows: Mapping[str, Flow[..., Any]], **options: Any) -> None:
         """Raises `UsageError` for a flow that another process could not find, and for a journal in memory."""
         super().__init__(journal, flows, **options)
-        for flow in self.flows.values():
+        for flow in (*self.flows.values(), *self.background.values()):
             if not flow.entrypoint:
                 message = (
                     f"{flow.name} cannot run in a process of its own: it is no function at the top of a file"

@@ -48,6 +48,16 @@ def doubled(numbers: list[int], to: Address | None = None) -> int:
     return sum(double(number) for number in numbers)
 
 
+@task(task_run_name="number four", tags=["extra"])
+def named(number: int) -> int:
+    return number
+
+
+@flow(flow_run_name="labelled {number}", tags=["big", "red"])
+def labelled(number: int) -> int:
+    return named(number)
+
+
 @flow
 def payment(amount: int = 3, to: str = "bob") -> str:
     return pay(to, double(amount))

@@ -20,10 +20,10 @@ from unittest import mock
 import pytest
 
 from agentflow.cli.main import main
-from agentflow.cli.persons import AGENT_VARIABLES
 from agentflow.errors import UsageError
 from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Journal
+from agentflow.shells import AGENT_VARIABLES
 
 FLOWS = Path(__file__).with_name("command_line_flows.py")
 PATIENCE = 60.0

@@ -8,8 +8,8 @@ from unittest import mock
 
 import pytest
 
-from agentflow.cli.persons import AGENT_VARIABLES, WORKER_VARIABLE
 from agentflow.flows import default_options
+from agentflow.shells import AGENT_VARIABLES, WORKER_VARIABLE
 from tests.cli import command_line_flows
 from tests.cli.conftest import FLOWS, Shell, SitDown, ended
 from tests.cli.test_run import one_line

@@ -12,7 +12,7 @@ import pytest
 from cyclopts import App
 
 from agentflow.cli.main import build
-from agentflow.cli.persons import AGENT_VARIABLES, WORKER_VARIABLE
+from agentflow.shells import AGENT_VARIABLES, WORKER_VARIABLE
 from agentflow.testing.models import ModelRequest, Reply, ScriptedModelServer
 from tests.cli.conftest import Shell
 

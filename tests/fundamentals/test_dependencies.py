@@ -286,7 +286,7 @@ def test_states_can_be_waited_for() -> None:
 def test_a_flow_can_wait_for_states_before_it_becomes_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where one did not complete, there is no run."""
     journal = memory()
-    monkeypatch.setattr("agentflow.flows.open_journal", always(journal))
+    monkeypatch.setattr("agentflow.beginning.open_journal", always(journal))
 
     @flow
     def run() -> int:

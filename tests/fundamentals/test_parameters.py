@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from datetime import date
 from decimal import Decimal
 from typing import Annotated, Any, Literal, cast
@@ -10,10 +11,24 @@ from typing import Annotated, Any, Literal, cast
 import pytest
 from pydantic import BaseModel, Field
 
-from agentflow import flow
-from agentflow.errors import ParameterError
+from agentflow import flow, send_event, wait_for_event
+from agentflow.errors import NotResumableError, ParameterError
 from agentflow.journal.protocol import RunFilter
-from tests.fundamentals.lives import always, memory, start, value_of
+from agentflow.model.runs import Origin
+from agentflow.model.states import StateType
+from agentflow.views import run_view
+from tests.fundamentals.lives import (
+    Death,
+    always,
+    die,
+    last_run,
+    log_of,
+    memory,
+    options,
+    resume,
+    start,
+    value_of,
+)
 
 
 class Item(BaseModel):
@@ -64,7 +79,7 @@ def test_a_misfit_is_refused_before_any_run_exists(
 ) -> None:
     """`ParameterError` names each fault: where, what, and what came instead."""
     journal = memory()
-    monkeypatch.setattr("agentflow.flows.open_journal", always(journal))
+    monkeypatch.setattr("agentflow.beginning.open_journal", always(journal))
     with pytest.raises(ParameterError) as caught:
         typed(*args, **kwargs)
     assert [word for word in words if word not in str(caught.value)] == []
@@ -173,3 +188,117 @@ def test_the_result_has_a_schema_where_the_annotation_says_enough() -> None:
 
     assert annotated.result_schema["title"] == "Item"
     assert bare.result_schema == {}
+
+
+def test_a_mutable_default_is_shared_and_its_record_is_not() -> None:
+    """An untyped parameter is the very object, as in Python; a later life gets it as it was when the run began."""
+    alive: list[bool] = []
+
+    @flow
+    def collect(x: int, seen: Any = []) -> list[int]:  # noqa: B006 - the point of the test
+        seen.append(x)
+        if x == 2 and not alive:
+            alive.append(True)
+            raise Death
+        return seen
+
+    journal = memory()
+    assert start(collect, 1, journal=journal).value == [1]
+    run_id = die(collect, 2, journal=journal)
+    assert resume(collect, run_id, journal).value == [1, 2]
+    assert start(collect, 3, journal=journal).value == [1, 2, 3]
+
+
+def test_an_argument_that_cannot_be_stored_does_not_keep_a_flow_from_running() -> None:
+    """Called from Python, it gets the object itself; people see what it was, and the log says what follows."""
+
+    @flow
+    def use(items: Any, lock: Any, number: int) -> list[Any]:
+        return [len(items), lock.locked(), number]
+
+    whole: list[Any] = [1]
+    whole.append(whole)
+    journal = memory()
+    assert start(use, whole, threading.Lock(), 3, journal=journal).value == [2, False, 3]
+    (run,) = journal.list_runs(RunFilter())
+    assert run_view(run)["parameters"] == {"items": "<Cyclic>", "lock": "<lock>", "number": 3}
+    assert "cannot be resumed" in log_of(journal)[0]
+
+
+def test_a_run_that_died_with_such_an_argument_cannot_be_resumed() -> None:
+    """A later life says what is missing, and the run has ended; no process tries it again and again."""
+
+    @flow
+    def use(lock: Any) -> None:
+        raise Death
+
+    journal = memory()
+    run_id = die(use, threading.Lock(), journal=journal)
+    with pytest.raises(NotResumableError, match=r"lock \(<lock>\) could not be stored.*start the flow anew"):
+        resume(use, run_id, journal)
+    (run,) = journal.list_runs(RunFilter())
+    assert run.state is StateType.CRASHED
+    assert journal.due_runs(0.0) == []
+
+
+def test_a_run_with_such_an_argument_never_leaves_memory() -> None:
+    """It waits where it is: it could not come back."""
+
+    @flow
+    def use(lock: Any) -> str:
+        return wait_for_event("go").result() + str(lock.locked())
+
+    journal = memory()
+    outcomes: list[Any] = []
+    thread = threading.Thread(target=lambda: outcomes.append(start(use, threading.Lock(), journal=journal)))
+    thread.start()
+    paused = threading.Event()
+    undo = journal.subscribe(
+        lambda: (
+            paused.set()
+            if any(run.state is StateType.PAUSED for run in journal.list_runs(RunFilter()))
+            else None
+        )
+    )
+    assert paused.wait(10)
+    undo()
+    assert thread.is_alive()
+    send_event(last_run(journal), "go", "went ", journal=journal)
+    thread.join(10)
+    assert outcomes[0].value == "went False"
+
+
+def _lose() -> None:
+    raise ValueError("lost")
+
+
+class Lossy:
+    """Can be pickled, and not read back."""
+
+    def __reduce__(self) -> Any:
+        return _lose, ()
+
+
+def test_an_argument_that_would_not_come_back_counts_as_one_that_cannot_be_stored() -> None:
+    """It is tried when the run begins, not when it is too late."""
+
+    @flow
+    def use(thing: Any) -> int:
+        return 1
+
+    journal = memory()
+    assert start(use, Lossy(), journal=journal).value == 1
+    (run,) = journal.list_runs(RunFilter())
+    assert run_view(run)["parameters"] == {"thing": "<Lossy>"}
+
+
+def test_commands_and_servers_refuse_what_cannot_be_stored() -> None:
+    """A run that any process may take up needs all of its arguments."""
+
+    @flow
+    def use(thing: Any) -> Any:
+        return thing
+
+    journal = memory()
+    with pytest.raises(ParameterError, match=r"thing \(<lock>\) cannot be stored"):
+        use.new_run({"thing": threading.Lock()}, journal, options(), Origin.PERSON)

@@ -323,7 +323,7 @@ def test_states_of_flows_inside_flows(colour: str) -> None:
 def journal(monkeypatch: pytest.MonkeyPatch) -> MemoryJournal:
     """Where flows that are simply called keep their runs."""
     kept = memory()
-    monkeypatch.setattr("agentflow.flows.open_journal", always(kept))
+    monkeypatch.setattr("agentflow.beginning.open_journal", always(kept))
     return kept
 
 

@@ -133,7 +133,7 @@ def test_a_branch_added_in_front_keeps_the_others(monkeypatch: pytest.MonkeyPatc
     journal = memory()
     run_id = die(run, journal=journal)
     ran.clear()
-    monkeypatch.setattr("agentflow.flows.fingerprint", always("changed"))
+    monkeypatch.setattr("agentflow.beginning.fingerprint", always("changed"))
     resume(run, run_id, journal)
     assert ran == [0, 100]
 
@@ -269,7 +269,7 @@ def test_a_pure_step_that_moved_to_another_branch_is_adopted_and_reported(
         resume(run, run_id, journal)
     assert ran == [1, 1]  # unchanged code: it is another step
     lives[:] = [1, 1]
-    monkeypatch.setattr("agentflow.flows.fingerprint", always("changed"))
+    monkeypatch.setattr("agentflow.beginning.fingerprint", always("changed"))
     outcome = resume(run, run_id, journal)
     assert outcome.value == 1
     assert ran == [1, 1]

@@ -30,7 +30,7 @@ def changed(monkeypatch: pytest.MonkeyPatch) -> None:
     def of_this_life(_: Any) -> str:
         return next(fingerprints)
 
-    monkeypatch.setattr("agentflow.flows.fingerprint", of_this_life)
+    monkeypatch.setattr("agentflow.beginning.fingerprint", of_this_life)
 
 
 @task(side_effect=True)

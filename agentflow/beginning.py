@@ -1,0 +1,116 @@
+"""How runs begin: what is stored of a call of a flow, and the first life that this process gives it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+from agentflow.approvals.gate import DEFAULT_GATE
+from agentflow.engine.active import ActiveRun, Options
+from agentflow.engine.context import CURRENT
+from agentflow.engine.logs import run_log
+from agentflow.engine.policy import StepPolicy
+from agentflow.engine.tags import TAGS
+from agentflow.errors import ParameterError
+from agentflow.fingerprints import fingerprint
+from agentflow.journal.opening import open_journal
+from agentflow.journal.protocol import Journal
+from agentflow.model.ids import new_id
+from agentflow.model.names import readable_name
+from agentflow.model.runs import NewRun, Origin
+from agentflow.model.states import StateType
+from agentflow.payloads.arguments import encode_arguments, is_incomplete, unstored_in
+from agentflow.payloads.codec import Codec
+from agentflow.settings import Settings
+
+
+class RunnableFlow(Protocol):
+    """What is asked of a flow here."""
+
+    name: str
+    entrypoint: str
+    tags: frozenset[str]
+    policy: StepPolicy
+    fn: Any
+
+    def limits(self, journal: Journal) -> tuple[str, ...]:
+        """The limits of which a run needs a slot while it is executed."""
+        ...
+
+    def known(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments by name, a method's receiver among them."""
+        ...
+
+
+def default_options(suspend_after: float | None = None) -> Options:
+    """Options of a run in this process; by default it never leaves memory while somebody waits for its result."""
+    return Options(settings=Settings.from_environment(), gate=DEFAULT_GATE, suspend_after=suspend_after)
+
+
+def describe_run(
+    flow: RunnableFlow,
+    arguments: Mapping[str, Any],
+    journal: Journal,
+    options: Options,
+    origin: Origin,
+    *,
+    run_id: str = "",
+    also: frozenset[Origin] = frozenset(),
+) -> NewRun:
+    """The run that a call with these arguments makes; inside of a run, one that is cancelled with it.
+
+    `run_id`: instead of a new one; `also`: who else has asked for it.
+    """
+    around = CURRENT.get()
+    codec = Codec(journal.key, allow_pickle=options.settings.allow_pickle)
+    run_id, named = run_id or new_id(), flow.policy.run_name
+    return NewRun(
+        id=run_id,
+        name=readable_name(run_id) if named is None else named(flow.known(arguments)),
+        flow=flow.name,
+        entrypoint=flow.entrypoint,
+        parameters=encode_arguments(codec, arguments),
+        fingerprint=fingerprint(flow.fn),
+        origin=origin,
+        also=also,
+        created=options.clock(),
+        cwd=os.getcwd(),  # noqa: PTH109 - a string is what is stored
+        interpreter=sys.executable,
+        parent="" if around is None else around.run.run.id,
+        tags=tuple(sorted(flow.tags | TAGS.get())),
+    )
+
+
+def check_complete(new: NewRun, key: bytes) -> NewRun:
+    """The run. Raises `ParameterError` where an argument cannot be stored, so that only this process could run it."""
+    if is_incomplete(new.parameters):
+        missing = ", ".join(unstored_in(Codec(key).decode(new.parameters)))
+        message = f"{new.flow}: {missing} cannot be stored, so no other process could run it"
+        raise ParameterError(message)
+    return new
+
+
+def begin(
+    flow: RunnableFlow,
+    arguments: Mapping[str, Any],
+    journal: Journal | None,
+    options: Options | None,
+    origin: Origin,
+) -> ActiveRun:
+    """The first life of a new run, owned by this process."""
+    options = options or default_options()
+    journal = journal or open_journal(options.settings)
+    limits = flow.limits(journal)
+    new = describe_run(flow, arguments, journal, options, origin)
+    run = journal.create_run(new, state=StateType.PENDING if limits else StateType.RUNNING, owned=True)
+    incomplete = is_incomplete(run.parameters)
+    if incomplete:  # it must not leave memory: it could not come back
+        options = replace(options, suspend_after=None)
+    active = ActiveRun(journal, run, options, rows=[])
+    active.limits = limits
+    if incomplete:
+        run_log(active, "not all arguments can be stored: if this process dies, the run cannot be resumed")
+    return active

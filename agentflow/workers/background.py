@@ -1,0 +1,96 @@
+"""``serve(task)``: a process that takes up the runs of tasks that somebody has delayed."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, cast
+
+from agentflow.engine.active import Options
+from agentflow.engine.runtime import running_loop
+from agentflow.errors import DefinitionError
+from agentflow.flows import default_options
+from agentflow.journal.opening import open_journal
+from agentflow.journal.protocol import Journal
+from agentflow.shells import mark_worker
+from agentflow.tasks import Task
+from agentflow.workers.inline import InlineWorker
+
+
+def serve(
+    *tasks: Task[..., Any],
+    limit: int | None = 10,
+    journal: Journal | None = None,
+    options: Options | None = None,
+) -> Any:
+    """Take up what was asked for with `Task.delay`, until the process is told to stop (Ctrl-C, SIGTERM).
+
+    Blocks; on a thread whose event loop runs it gives a coroutine instead, to be awaited or cancelled. What is under
+    way when it stops is taken up by whoever serves the task next.
+
+    Args:
+        tasks: The tasks.
+        limit: How many runs are under way at once; None = as many as there are.
+        journal: Default: the one that the environment names.
+        options: Clock, patience and so on of the runs.
+
+    Raises:
+        DefinitionError: where nothing, or something else than a task, is given.
+    """
+    for given in tasks or (None,):
+        if not isinstance(given, Task):
+            message = f"serve() wants tasks, not {given!r}" if tasks else "serve() wants at least one task"
+            raise DefinitionError(message)
+    mark_worker()
+    worker = InlineWorker(
+        journal or open_journal(),
+        {},
+        tasks=tasks,
+        limit=limit,
+        options=options or _options(),
+    )
+    return serve_on_loop(worker) if running_loop() is not None else serve_until_stopped(worker)
+
+
+def _options() -> Options:
+    options = default_options()
+    return default_options(options.settings.suspend_after)
+
+
+def serve_until_stopped(worker: InlineWorker) -> None:
+    """Serve until Ctrl-C or SIGTERM."""
+    with worker, _stopped() as stop:
+        stop.wait()
+
+
+async def serve_on_loop(worker: InlineWorker) -> None:
+    """Serve until the task that awaits this is cancelled."""
+    worker.start()
+    try:
+        await asyncio.get_running_loop().create_future()
+    finally:
+        await asyncio.shield(asyncio.to_thread(worker.stop))
+
+
+@contextmanager
+def _stopped() -> Generator[threading.Event, None, None]:
+    """Set by SIGTERM, where signals can be caught here; Ctrl-C ends the block."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield stop
+    except KeyboardInterrupt:
+        return
+    finally:
+        signal.signal(signal.SIGTERM, cast("Any", before))
