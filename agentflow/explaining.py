@@ -274,7 +274,8 @@ def _numbers(ranges: dict[str, list[list[int]]]) -> Callable[[int], bool]:
 def explain(journal: Journal, run: Run, number: int | None = None) -> Explanation | None:
     """What a life of a run did; the last one, or that of `number`. None where there is none."""
     lives = journal.lives(run.number)
-    for life, following in zip(lives, [*lives[1:], None], strict=True):
+    followers = [*lives[1:], None] if lives else []  # nobody may have taken it up yet
+    for life, following in zip(lives, followers, strict=True):
         if number == life.number or (number is None and following is None):
             return Explanation(journal, run, life, following)
     return None
