@@ -50,6 +50,11 @@ def default_options(suspend_after: float | None = None) -> Options:
     return Options(settings=Settings.from_environment(), gate=DEFAULT_GATE, suspend_after=suspend_after)
 
 
+def code_of(flow: RunnableFlow) -> str:
+    """The fingerprint of a flow's code as it is now."""
+    return fingerprint(flow.fn)
+
+
 def describe_run(
     flow: RunnableFlow,
     arguments: Mapping[str, Any],
@@ -73,7 +78,7 @@ def describe_run(
         flow=flow.name,
         entrypoint=flow.entrypoint,
         parameters=encode_arguments(codec, arguments),
-        fingerprint=fingerprint(flow.fn),
+        fingerprint=code_of(flow),
         origin=origin,
         also=also,
         created=options.clock(),

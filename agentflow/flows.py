@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
-from agentflow.beginning import begin, check_complete, default_options, describe_run
+from agentflow.beginning import begin, check_complete, code_of, default_options, describe_run
 from agentflow.callables import (
     default_name,
     entrypoint_of,
@@ -36,7 +36,6 @@ from agentflow.errors import (
     MissingContextError,
     ParameterError,
 )
-from agentflow.fingerprints import fingerprint
 from agentflow.flow_calls import ask, items_of, refusing, runner_from, value_of, with_parameters
 from agentflow.hooks import FlowHooks, Hook, hooks_from
 from agentflow.journal.opening import open_journal

@@ -39,7 +39,7 @@ def _a_fresh_world(monkeypatch: pytest.MonkeyPatch) -> None:
     def of_this_version(_: Any) -> str:
         return version["now"]
 
-    monkeypatch.setattr("agentflow.flows.fingerprint", of_this_version)
+    monkeypatch.setattr("agentflow.beginning.fingerprint", of_this_version)
     VERSION.update(set=lambda name: version.update(now=name))
 
 
