@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from agentflow.engine.cache_locks import check_colour, lock, unlock
@@ -41,21 +43,21 @@ if TYPE_CHECKING:
 async def execute_fully(call: Call, place: Place, rt: Runtime) -> Any:
     """Like `agentflow.engine.step.execute`, for steps with options."""
     if not call.policy.tags:
-        return await _watched(call, place, rt)
+        return await watched(call, partial(_chosen, call, place, rt), rt)
     token = TAGS.set(TAGS.get() | call.policy.tags)
     try:
-        return await _watched(call, place, rt)
+        return await watched(call, partial(_chosen, call, place, rt), rt)
     finally:
         TAGS.reset(token)
 
 
-async def _watched(call: Call, place: Place, rt: Runtime) -> Any:
+async def watched(call: Call, run: Callable[[], Coroutine[Any, Any, Any]], rt: Runtime) -> Any:
     """Run the call, and its hooks once its end is in the journal - unless an earlier life has put it there."""
     if call.policy.hooks is None:
-        return await _chosen(call, place, rt)
+        return await run()
     ending = call.noted()
     try:
-        value = await _chosen(call, place, rt)
+        value = await run()
     except Exception as error:
         if not ending.recalled:
             await tell(call, ending.of_failure(error), rt)

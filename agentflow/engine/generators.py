@@ -10,12 +10,13 @@ import time
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextvars import Context
 from dataclasses import replace
+from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 
-from agentflow.engine.attempts import annotate, run_attempts
+from agentflow.engine.attempts import annotate, run_attempts, watched
 from agentflow.engine.context import CURRENT, Frame
 from agentflow.engine.logs import run_log
 from agentflow.engine.runtime import LOOP, Inline, running_loop
@@ -251,7 +252,8 @@ class _Streaming:
             raise
 
     async def _live(self, place: Place, record: Record | None) -> Any:
-        await run_attempts(self._call, place, record, None, self._rt)
+        call, rt = self._call, self._rt
+        await watched(call, partial(run_attempts, call, place, record, None, rt), rt)
         return self._items.returned
 
     async def _body(self, *args: Any, **kwargs: Any) -> None:

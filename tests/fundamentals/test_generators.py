@@ -7,6 +7,7 @@ import gc
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from contextlib import closing
+from functools import partial
 from typing import Any, cast
 
 import orjson
@@ -865,6 +866,23 @@ def test_a_generator_takes_futures_and_waits_for_others(colour: str) -> None:
 
     assert value_of(run if colour == "sync" else run_async) == [0, 1]
     assert seen == ["before"]
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+def test_hooks_of_a_generator_run_when_its_body_has_ended(colour: str) -> None:
+    """Once: a later life that gives the items again has nothing to tell."""
+    life = Life()
+
+    def told(_task: Any, _run: Any, state: Any) -> None:
+        life.ran.append(state.name)
+
+    options: dict[str, Any] = {"on_completion": [told], "on_running": [told]}
+    streams = count.with_options(**options), count_async.with_options(**options)
+    run = consumer(colour, (partial(streams[0], 2), partial(streams[1], 2)), last=life.end)
+    journal = memory()
+    run_id = die(run, journal=journal)
+    assert resume(run, run_id, journal).value == [0, 1]
+    assert life.ran == ["Running", "Completed"]
 
 
 # -- definition
