@@ -9,11 +9,12 @@ from typing import Any
 from agentflow.engine.calling import Prepared, Request
 from agentflow.engine.context import Frame, current_frame
 from agentflow.engine.endings import not_ready
-from agentflow.engine.flow_run import Body, Outcome, run_blocking, run_on_loop
+from agentflow.engine.flow_run import Body, Outcome
 from agentflow.engine.flow_streams import flow_stream
 from agentflow.engine.generators import refuse_state, stream_of
 from agentflow.engine.places import TaskRunner
 from agentflow.engine.runtime import INLINE, LOOP, Runtime, drive
+from agentflow.engine.termination import live, live_on_loop
 from agentflow.errors import DefinitionError, ParameterError
 
 
@@ -42,7 +43,7 @@ async def _asked(flow: Any, request: Request, rt: Runtime) -> Any:
         policy = replace(flow.policy, retries=0, timeout_seconds=None)
         body = Body(policy, refusing(error, is_async=request.is_async), (), {}, request.is_async)
     active = flow.begin(arguments)
-    outcome = await run_on_loop(active, body) if rt.awaits else run_blocking(active, body)
+    outcome = await live_on_loop(active, body) if rt.awaits else live(active, body)
     return outcome.as_state() if request.return_state else value_of(outcome)
 
 

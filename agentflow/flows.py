@@ -22,7 +22,7 @@ from agentflow.engine.active import ActiveRun, Options
 from agentflow.engine.away import ABROAD, refusal
 from agentflow.engine.calling import Request, call_now, taken_out
 from agentflow.engine.context import CURRENT, Frame
-from agentflow.engine.flow_run import Body, Outcome, run_blocking, run_on_loop
+from agentflow.engine.flow_run import Body, Outcome
 from agentflow.engine.generators import gathering
 from agentflow.engine.limits import limit_config, limits_of_run
 from agentflow.engine.logs import record_prints
@@ -31,6 +31,7 @@ from agentflow.engine.policy import StepPolicy, retry_delays
 from agentflow.engine.runtime import LOOP
 from agentflow.engine.step import Call, execute, execute_now
 from agentflow.engine.tags import check_tags
+from agentflow.engine.termination import live, live_on_loop
 from agentflow.errors import (
     DefinitionError,
     MissingContextError,
@@ -252,7 +253,7 @@ class Flow(Reruns, FlowHooks, Generic[P, R_co]):
         Does not raise for a failure of the flow: see `Outcome`.
         """
         active = self.begin(arguments, journal, options, origin)
-        return run_blocking(active, self._body(arguments))
+        return live(active, self._body(arguments))
 
     async def run_async(
         self,
@@ -264,7 +265,7 @@ class Flow(Reruns, FlowHooks, Generic[P, R_co]):
     ) -> Outcome:
         """Like `run`, for an async flow on the running loop."""
         active = self.begin(arguments, journal, options, origin)
-        return await run_on_loop(active, self._body(arguments))
+        return await live_on_loop(active, self._body(arguments))
 
     def begin(
         self,
@@ -317,7 +318,7 @@ class Flow(Reruns, FlowHooks, Generic[P, R_co]):
         Raises `RunNotFoundError`, `RunFinishedError`, `RunOwnedError`, `NotResumableError`.
         """
         active, arguments = self.claim(run_id, journal=journal, options=options, take_over=take_over)
-        return run_blocking(active, self._body(arguments))
+        return live(active, self._body(arguments))
 
     async def resume_async(
         self,
@@ -329,7 +330,7 @@ class Flow(Reruns, FlowHooks, Generic[P, R_co]):
     ) -> Outcome:
         """Like `resume`, for an async flow on the running loop."""
         active, arguments = self.claim(run_id, journal=journal, options=options, take_over=take_over)
-        return await run_on_loop(active, self._body(arguments))
+        return await live_on_loop(active, self._body(arguments))
 
     def claim(
         self,

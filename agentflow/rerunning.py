@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from agentflow.engine.active import ActiveRun, Options
-from agentflow.engine.flow_run import Body, Outcome, run_blocking, run_on_loop
+from agentflow.engine.flow_run import Body, Outcome
 from agentflow.engine.forks import Cut, cut_at
 from agentflow.engine.reopening import reopen
+from agentflow.engine.termination import live, live_on_loop
 from agentflow.errors import ParameterError, RunNotFoundError
 from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Journal
@@ -69,7 +70,7 @@ class Reruns:
         journal = _opened(journal, options)
         self.reopen(run_id, journal, origin=origin)
         active, arguments = self.claim(run_id, journal=journal, options=options, origin=origin)
-        return run_blocking(active, self.body(arguments))
+        return live(active, self.body(arguments))
 
     async def retry_async(
         self,
@@ -83,7 +84,7 @@ class Reruns:
         journal = _opened(journal, options)
         self.reopen(run_id, journal, origin=origin)
         active, arguments = self.claim(run_id, journal=journal, options=options, origin=origin)
-        return await run_on_loop(active, self.body(arguments))
+        return await live_on_loop(active, self.body(arguments))
 
     def reopen(self, run_id: str, journal: Journal, *, origin: Origin | None = None) -> Run:
         """Make an ended run of this flow PENDING, for whoever claims it. Raises as `retry` does."""
@@ -121,7 +122,7 @@ class Reruns:
         cut = cut_at(journal, self.own_run(run_id, journal), from_step)
         run = self.forked(run_id, cut, parameters or {}, journal, options, origin)
         active, arguments = self.claim(run.id, journal=journal, options=options, origin=origin)
-        return run_blocking(active, self.body(arguments))
+        return live(active, self.body(arguments))
 
     def forked(
         self,

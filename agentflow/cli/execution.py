@@ -12,8 +12,8 @@ from agentflow.cli import output, persons
 from agentflow.cli.output import json_text, people, print_line, say, seconds
 from agentflow.cli.progress import RunProgress, describe_wait, watching
 from agentflow.cli.questions import answer_on_terminal, questions_of, ways_to_decide
-from agentflow.engine.active import ActiveRun
-from agentflow.engine.flow_run import Body, Outcome, run_blocking
+from agentflow.engine.flow_run import Outcome
+from agentflow.engine.termination import live
 from agentflow.errors import RunNotFoundError, Stopping
 from agentflow.flows import Flow, default_options
 from agentflow.journal.protocol import Journal
@@ -24,7 +24,6 @@ from agentflow.model.waits import Wait, WaitKind
 from agentflow.payloads.failures import describe_failure
 from agentflow.shells import mark_worker
 from agentflow.views import StepTree, plain, stamp, waiting_view
-from agentflow.workers.draining import EndOfProcess, draining
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Report:
     @property
     def exit_code(self) -> int:
         """0 completed, 1 failed, 3 waits for a person, 4 suspended on an event or timer, 130 interrupted."""
-        if self.interrupted:
+        if self.interrupted and not self.run.state.is_final:
             return output.INTERRUPTED
         if self.run.state is StateType.COMPLETED:
             return output.COMPLETED
@@ -146,18 +145,8 @@ def _life(
     )
     active.tell = lambda why: say(f"run {run_id} {why}")
     with watching(RunProgress(journal, active.run, active)) as progress:
-        outcome = _drained(active, flow.body(arguments))
+        outcome = live(active, flow.body(arguments), ours=True)
     return outcome, len(progress.reused())
-
-
-def _drained(active: ActiveRun, body: Body) -> Outcome:
-    """Run a life. Where the process is told to end meanwhile, raises KeyboardInterrupt or `Stopping`."""
-    end = EndOfProcess()
-    with draining(active, end):
-        outcome = run_blocking(active, body)
-    if end.is_told and not outcome.state.is_final:
-        raise KeyboardInterrupt
-    return outcome
 
 
 def present(report: Report, *, json: bool, stream: TextIO) -> int:

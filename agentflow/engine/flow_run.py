@@ -318,20 +318,37 @@ async def _end(active: ActiveRun, value: Any, error: BaseException | None, rt: I
     fence = active.fence
     if isinstance(fence, Suspended):
         return await _suspended(active, rt)
-    if isinstance(fence, Cancelling):
+    if isinstance(fence, Cancelling) and not _is_interrupt(error):
         return await _finished(active, StateType.CANCELLED, None, RunCancelled(str(fence)), rt)
+    if isinstance(fence, (Cancelling, Stopping)):
+        await _give_back(active, rt)
+        raise error if isinstance(fence, Cancelling) and error is not None else fence.__cause__ or fence
     if fence is not None:
         if not isinstance(fence, Fenced):
             await rt.blocking(lambda: active.journal.release_run(active.run))
-        raise (fence.__cause__ or fence) if isinstance(fence, Stopping) else fence
+        raise fence
     if error is None:
         return await _finished(active, StateType.COMPLETED, value, None, rt)
     if isinstance(error, Exception):
         returned = active.ending.state
         state = StateType.FAILED if returned is None or returned.is_completed() else returned.type
         return await _finished(active, state, None, error, rt)
-    await rt.blocking(lambda: active.journal.release_run(active.run))
+    await _give_back(active, rt)
     raise error
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether it ends the process (Ctrl-C)."""
+    return error is not None and not isinstance(error, (Exception, Unwinding, asyncio.CancelledError))
+
+
+async def _give_back(active: ActiveRun, rt: Inline | Loop) -> None:
+    """Own the run no longer. If it was asked to stop it has stopped then, unless a transaction is to be undone."""
+    stored = await rt.blocking(lambda: active.journal.get_run(active.run.id))
+    if stored is None or stored.state is not StateType.CANCELLING:
+        await rt.blocking(lambda: active.journal.release_run(active.run))
+    else:
+        await _left(active, StateType.RUNNING, "", rt)
 
 
 async def _after_effects(active: ActiveRun, rt: Inline | Loop) -> None:
@@ -388,13 +405,20 @@ async def _finished(
 
 async def _suspended(active: ActiveRun, rt: Inline | Loop) -> Outcome:
     waits = active.waiting_for()
+    left = await _left(active, StateType.PAUSED, waiting_message(waits), rt)
+    if left is not None and left.state is StateType.CANCELLED:
+        return Outcome(left.id, left.state, None, RunCancelled(left.message), active.tally)
+    return Outcome(active.run.id, StateType.PAUSED, None, None, active.tally, tuple(waits))
+
+
+async def _left(active: ActiveRun, state: StateType, message: str, rt: Inline | Loop) -> Run | None:
+    """Give the run back in `state`, or CANCELLED where it was asked to stop meanwhile; returns it as it is then."""
 
     def leave() -> Run | None:
-        message = waiting_message(waits)
         active.journal.set_state(
             active.number,
             active.epoch,
-            StateType.PAUSED,
+            state,
             message=message,
             release=True,
             account=account_of(active),
@@ -402,9 +426,10 @@ async def _suspended(active: ActiveRun, rt: Inline | Loop) -> Outcome:
         return active.journal.get_run(active.run.id)
 
     left = await rt.blocking(leave)
-    if left is not None and left.state is StateType.CANCELLED:  # asked to stop while it left
-        return Outcome(left.id, left.state, None, RunCancelled(left.message), active.tally)
-    return Outcome(active.run.id, StateType.PAUSED, None, None, active.tally, tuple(waits))
+    if left is not None and left.state is StateType.CANCELLED:
+        final = State(left.state, message=left.message, data=RunCancelled(left.message))
+        await tell_of_run(active, active.policy, final, rt)
+    return left
 
 
 def _unclaimed(active: ActiveRun) -> tuple[str, ...]:

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from agentflow.engine.context import CURRENT, Frame
 from agentflow.engine.endings import timed_out
-from agentflow.engine.flow_run import Body, run_on_loop, run_stepwise
+from agentflow.engine.flow_run import Body, run_stepwise
 from agentflow.engine.generators import STEPWISE, Items
 from agentflow.engine.runtime import LOOP, Overdue, running_loop
 from agentflow.engine.streams import CLOSE, AsyncStream, Course, Emit, Push, SyncStream
+from agentflow.engine.termination import live_on_loop
 from agentflow.errors import TaskTimeoutError
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class _Relay:
         raise StopAsyncIteration
 
     async def _live(self) -> None:
-        outcome = await run_on_loop(self._begin(), self._body)
+        outcome = await live_on_loop(self._begin(), self._body)
         if outcome.error is not None:
             raise outcome.error
 

@@ -12,13 +12,12 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from agentflow.engine.flow_run import run_blocking
+from agentflow.engine import termination
 from agentflow.engine.logs import keep_prints
 from agentflow.errors import AgentflowError, Unwinding
 from agentflow.flows import default_options
 from agentflow.journal.opening import open_journal
 from agentflow.loading import load_flow_of
-from agentflow.workers.draining import EndOfProcess, draining
 
 ENDED, FAILED = 0, 1
 
@@ -26,8 +25,7 @@ ENDED, FAILED = 0, 1
 def main(arguments: Sequence[str]) -> int:
     """Run a life of the run (its id) by the flow of an entry point."""
     run_id, entrypoint = arguments
-    end = EndOfProcess()
-    _watch_worker(end)
+    _watch_worker()
     keep_prints()
     options = default_options()
     options = default_options(options.settings.suspend_after)
@@ -36,8 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         flow = load_flow_of(entrypoint, run.flow if run is not None else "")
         active, arguments_of_run = flow.claim(run_id, journal=journal, options=options)
-        with draining(active, end, exits=True):
-            run_blocking(active, flow.body(arguments_of_run))
+        termination.live(active, flow.body(arguments_of_run), ours=True, exits=True)
     except (AgentflowError, Unwinding) as error:
         sys.stderr.write(f"agentflow: {error}\n")
         return FAILED
@@ -46,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     return ENDED
 
 
-def _watch_worker(end: EndOfProcess) -> None:
+def _watch_worker() -> None:
     """Standard input is the worker's: it ends when the worker does. Flows read nothing from it."""
     worker = os.dup(0)
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -56,7 +53,7 @@ def _watch_worker(end: EndOfProcess) -> None:
     def watch() -> None:
         while os.read(worker, 1024):
             pass
-        end.tell()
+        termination.tell()
 
     threading.Thread(target=watch, name="agentflow-worker-watch", daemon=True).start()
 
