@@ -36,6 +36,8 @@ class Settings:
     drain_patience: float = 5.0
     #: Seconds that a cancelled run with a process of its own has to stop before the process is killed.
     cancel_grace: float = 30.0
+    #: How many runs a server executes at once; others wait.
+    max_runs: int = 64
     #: How many processes of their own runs have at once (``agentflow serve --isolate``); others wait.
     max_processes: int = 16
     #: Seconds after which the slots of a holder that is not heard of any more are free again.

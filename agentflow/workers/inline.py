@@ -10,8 +10,9 @@ from __future__ import annotations
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
 from agentflow.background import background_flow
@@ -40,6 +41,8 @@ from agentflow.workers.admission import Admission
 
 #: Seconds before the third life in a row that got nowhere, and at the most.
 _SHORTEST_REST, _LONGEST_REST = 0.5, 60.0
+#: How many runs that are due are read at once.
+_PAGE = 100
 #: Seconds for a thread to notice that its run is over.
 _LAST_MOMENT = 0.2
 
@@ -131,9 +134,9 @@ class Worker(ABC):
     def live(self, flow: Flow[..., Any], run_id: str) -> bool:
         """Claim a run and execute a life of it to its end; returns whether it got anywhere. Raises what that raises."""
 
+    @abstractmethod
     def has_room(self) -> bool:
         """Whether one more run can be under way."""
-        return True
 
     # -- asking
     def start_run(self, flow: str, arguments: Mapping[str, Any], *, origin: Origin) -> Run:
@@ -244,7 +247,7 @@ class Worker(ABC):
         """Start whatever of these flows is due and owned by nobody; returns the ids."""
         started: list[str] = []
         admission = Admission(self.journal, self._under_way)
-        for run in self.journal.due_runs(self.options.clock()):
+        for run in self._due_runs():
             found = self.flows.get(run.flow) or self.background.get(run.flow)
             if found is None:
                 self._settle(run)
@@ -261,6 +264,19 @@ class Worker(ABC):
             ):
                 started.append(run.id)
         return started
+
+    def _due_runs(self) -> Iterator[Run]:
+        """What is due, oldest first, for as long as there is room; read page by page."""
+        after = 0
+        while self.has_room():
+            page = self.journal.due_runs(self.options.clock(), after=after, limit=_PAGE)
+            for run in page:
+                if not self.has_room():
+                    return
+                yield run
+            if len(page) < _PAGE:
+                return
+            after = page[-1].number
 
     def _settle(self, run: Run) -> None:
         """A run that was asked to stop and whose owner has died is over, whoever sees that."""
@@ -347,6 +363,16 @@ class InlineWorker(Worker):
             with self._lock:
                 self._active.pop(run_id, None)
         return outcome.state.is_final or outcome.tally.executed > 0
+
+    def has_room(self) -> bool:
+        """At most ``max_runs`` are under way. Where there are as many, those that only wait leave memory at once."""
+        if len(self._threads) < self.options.settings.max_runs:
+            return True
+        for life in list(self._active.values()):
+            if life.options.suspend_after and life.pendings:
+                life.options = replace(life.options, suspend_after=0.0)
+                waker_of(self.journal).poke()
+        return False
 
     def drain(self) -> None:
         super().drain()

@@ -115,6 +115,19 @@ def test_claims_of_unknown_and_finished_runs_are_refused(journal: Journal) -> No
         journal.claim_run(run.id)
 
 
+def test_what_is_due_can_be_read_in_pages(journal: Journal) -> None:
+    """Oldest first, from a number on, so many at most; what is owned counts for nothing."""
+    runs = [journal.create_run(new_run(), state=StateType.PENDING) for _ in range(450)]
+    numbers = [run.number for run in runs]
+    assert [run.number for run in journal.due_runs(0.0)] == numbers
+    assert [run.number for run in journal.due_runs(0.0, limit=3)] == numbers[:3]
+    assert [run.number for run in journal.due_runs(0.0, after=numbers[440])] == numbers[441:]
+    for run in runs[:300]:
+        journal.claim_run(run.id)
+    assert [run.number for run in journal.due_runs(0.0, limit=2)] == numbers[300:302]
+    assert journal.due_runs(0.0, after=numbers[-1], limit=3) == []
+
+
 def test_a_take_over_fences_the_owner_before(journal: Journal) -> None:
     """Every write of the stale owner is refused, and changes nothing."""
     old = journal.create_run(new_run())

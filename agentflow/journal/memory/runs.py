@@ -178,9 +178,10 @@ class MemoryRuns(MemoryBase):
             and set(wanted.tags).issubset(run.tags)
         ][: wanted.limit]
 
-    def due_runs(self, now: float) -> list[Run]:
+    def due_runs(self, now: float, *, after: int = 0, limit: int | None = None) -> list[Run]:
         with self._lock:
-            return [run for run in self._runs.values() if self._is_due(run, now)]
+            due = [run for run in self._runs.values() if run.number > after and self._is_due(run, now)]
+        return due[:limit]
 
     def _is_due(self, run: Run, now: float) -> bool:
         if run.state.is_final or run.state is StateType.SCHEDULED or run.number in self._owned:

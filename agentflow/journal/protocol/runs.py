@@ -105,8 +105,11 @@ class RunVerbs(Protocol):
         """Runs, newest first."""
         ...
 
-    def due_runs(self, now: float) -> list[Run]:
-        """Runs that nobody owns and that can move: pending, orphaned by a crash, or waiting with their wait over."""
+    def due_runs(self, now: float, *, after: int = 0, limit: int | None = None) -> list[Run]:
+        """Runs that nobody owns and that can move: pending, orphaned by a crash, or waiting with their wait over.
+
+        Oldest first; at most `limit`, of those whose number is greater than `after`.
+        """
         ...
 
     def is_owned(self, run: Run) -> bool:

@@ -44,7 +44,7 @@ SELECT run.* FROM run JOIN below USING (number)
 WHERE run.state NOT IN ('COMPLETED', 'FAILED', 'CANCELLED', 'CRASHED') ORDER BY run.number
 
 -- name: live_runs
-SELECT * FROM run WHERE state NOT IN ('COMPLETED', 'FAILED', 'CANCELLED', 'CRASHED') ORDER BY number
+SELECT * FROM run WHERE number > ? AND state NOT IN ('COMPLETED', 'FAILED', 'CANCELLED', 'CRASHED') ORDER BY number LIMIT ?
 
 -- name: append_step
 INSERT INTO step VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)

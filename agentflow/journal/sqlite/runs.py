@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any, TypeVar
 
 import apsw
@@ -19,6 +20,8 @@ from agentflow.model.states import StateType
 from agentflow.model.steps import SEQUENCE_BITS, StepRow
 
 T = TypeVar("T")
+#: How many runs that have not ended are read at once.
+_PAGE = 200
 
 
 class SqliteRuns(SqliteBase):
@@ -214,15 +217,21 @@ class SqliteRuns(SqliteBase):
         sql = f"SELECT * FROM run WHERE {' AND '.join(clauses)} ORDER BY number DESC LIMIT ?"  # noqa: S608 - fixed texts
         return [run_from(row) for row in self._all(sql, (*values, wanted.limit))]
 
-    def due_runs(self, now: float) -> list[Run]:
-        due: list[Run] = []
-        for run in (run_from(row) for row in self._all(SQL["live_runs"])):
-            if run.state is StateType.SCHEDULED or self._ownership.is_held(run.number, run.epoch):
-                continue
-            waiting = run.state is StateType.PAUSED
-            if not waiting or self._one(SQL["run_is_awake"], (run.number, now)) is not None:
-                due.append(run)
-        return due
+    def due_runs(self, now: float, *, after: int = 0, limit: int | None = None) -> list[Run]:
+        due = (run for run in self._live_runs(after) if self._is_due(run, now))
+        return list(islice(due, limit))
+
+    def _live_runs(self, after: int) -> Iterator[Run]:
+        while page := [run_from(row) for row in self._all(SQL["live_runs"], (after, _PAGE))]:
+            yield from page
+            after = page[-1].number
+
+    def _is_due(self, run: Run, now: float) -> bool:
+        if run.state is StateType.SCHEDULED or self._ownership.is_held(run.number, run.epoch):
+            return False
+        if run.state is not StateType.PAUSED:
+            return True
+        return self._one(SQL["run_is_awake"], (run.number, now)) is not None
 
     def is_owned(self, run: Run) -> bool:
         epoch = self._one(SQL["run_epoch"], (run.number,))
