@@ -1,5 +1,8 @@
 """Group commit for SQLite: many threads ask, one leads, each request has a savepoint of its own.
 
+Those who wait have a bell each, so that a commit wakes whom it concerns: a lock that all of them queue for would be
+handed from thread to thread, though all but one have nothing to do with it any more.
+
 The level is the highest that any request of the batch asks for: FULL (survives power loss) or NORMAL (survives the
 death of the process). A later FULL commit makes the earlier NORMAL ones durable, too: they share one log.
 """
@@ -7,9 +10,8 @@ death of the process). A later FULL commit makes the earlier NORMAL ones durable
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -21,6 +23,8 @@ from agentflow.journal.locks import Turnstile
 T = TypeVar("T")
 Work = Callable[[apsw.Connection], Any]
 _BUSY_MS = 30_000
+#: Seconds after which one who waits looks for itself.
+_PATIENCE = 1.0
 
 
 def connect(path: Path, vfs: str = "") -> apsw.Connection:
@@ -40,11 +44,27 @@ def connect(path: Path, vfs: str = "") -> apsw.Connection:
 
 
 class _Ticket:
-    __slots__ = ("done", "durable", "error", "result", "work")
+    __slots__ = ("bell", "done", "durable", "error", "result", "rung", "work")
 
     def __init__(self, work: Work, *, durable: bool) -> None:
         self.work, self.durable = work, durable
         self.done, self.result, self.error = False, cast("Any", None), cast("BaseException | None", None)
+        #: Locked until there is something for the asker to look at.
+        self.bell = threading.Lock()
+        self.bell.acquire()
+        self.rung = False
+
+    def ring(self) -> None:
+        """Wake the asker: its work is done, or it may lead."""
+        if not self.rung:
+            self.rung = True
+            with suppress(RuntimeError):  # two have rung at once
+                self.bell.release()
+
+    def wait(self) -> None:
+        """Until somebody rings; for a while only, as whoever was to do so may have been interrupted."""
+        if self.bell.acquire(timeout=_PATIENCE):
+            self.rung = False
 
 
 class Committer:
@@ -57,7 +77,8 @@ class Committer:
         self.lock = threading.Lock()
         #: Why nothing can be written any more; empty while something can.
         self.closed = ""
-        self._waiting: deque[_Ticket] = deque()
+        #: Who waits, in order; each takes itself out.
+        self._waiting: dict[_Ticket, None] = {}
         #: The level of the next transaction; None: not known, because somebody was interrupted while changing it.
         self._full: bool | None = False
 
@@ -68,15 +89,19 @@ class Committer:
         `work` may be called twice, when the thread that led the first transaction was interrupted before its commit.
         """
         ticket = _Ticket(work, durable=durable)
-        self._waiting.append(ticket)
+        self._waiting[ticket] = None
         try:
-            with self.lock:
-                if not ticket.done:
-                    self._commit([ticket, *self._others(ticket)])
-        except BaseException:
-            with suppress(ValueError):  # nobody may do it later
-                self._waiting.remove(ticket)
-            raise
+            while not ticket.done:
+                if not self.lock.acquire(blocking=False):
+                    ticket.wait()  # whoever writes looks at who waits afterwards
+                    continue
+                try:
+                    if not ticket.done:
+                        self._commit([waiting for waiting in tuple(self._waiting) if not waiting.done])
+                finally:
+                    self._release()
+        finally:
+            self._waiting.pop(ticket, None)  # nobody may do it later
         if ticket.error is not None:
             raise ticket.error
         return cast("T", ticket.result)
@@ -99,6 +124,8 @@ class Committer:
                 self.turnstile.leave()
         finally:
             self.lock.release()
+            if self._waiting:
+                self._ring()
         return True
 
     def try_execute(self, statement: str, values: Sequence[Any]) -> int:
@@ -120,19 +147,34 @@ class Committer:
                 self.turnstile.leave()
         finally:
             self.lock.release()
+            if self._waiting:
+                self._ring()
 
     def check_open(self) -> None:
         """Refuse to go on after `closed` was set."""
         if self.closed:
             raise JournalUnavailable(self.closed)
 
-    def _others(self, own: _Ticket) -> list[_Ticket]:
-        others: list[_Ticket] = []
-        while self._waiting:
-            ticket = self._waiting.popleft()
-            if ticket is not own:
-                others.append(ticket)
-        return others
+    @contextmanager
+    def writing(self) -> Generator[None]:
+        """Nobody else writes while the block is open; waits for that."""
+        self.lock.acquire()
+        try:
+            yield
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        self.lock.release()
+        if self._waiting:
+            self._ring()
+
+    def _ring(self) -> None:
+        """Wake those whose work is done, and one who leads the others."""
+        for ticket in tuple(self._waiting):
+            ticket.ring()
+            if not ticket.done:
+                break
 
     def _prepare(self, *, full: bool) -> None:
         """Leave a transaction that could not be left before, and set the level of the next one."""
@@ -148,8 +190,7 @@ class Committer:
     def _commit(self, batch: list[_Ticket]) -> None:
         """Do all of `batch` in one transaction.
 
-        Where this thread is interrupted before the commit, the others' tickets stay undone: each, in its turn, finds
-        that out and leads for itself.
+        Where this thread is interrupted before the commit, the others' tickets stay undone, and one of them leads.
         """
         self.check_open()
         self.turnstile.enter()

@@ -146,7 +146,7 @@ def fan_out(folder: Path, n: int, mode: str) -> dict[str, Any]:
     return {"seconds": timed(folder, afan if mode == "async" else fan, {"n": n})}
 
 
-def runs_of_nothing(folder: Path, n: int, _: str) -> dict[str, Any]:
+def runs_of_nothing(folder: Path, n: int, _mode: str) -> dict[str, Any]:
     journal = journal_in(folder)
     empty.run({}, journal=journal)
     began = time.perf_counter()
@@ -219,7 +219,7 @@ def queue(folder: Path, n: int, _: str) -> dict[str, Any]:
     return {"seconds": drained, "enqueue_s": enqueued}
 
 
-def listing(folder: Path, n: int, _: str) -> dict[str, Any]:
+def listing(folder: Path, n: int, _mode: str) -> dict[str, Any]:
     journal = journal_in(folder)
     for i in range(n):
         new = NewRun(new_id(), "one", "f.py:one", b"{}", "", Origin.PERSON, time.time())

@@ -85,7 +85,7 @@ class SqliteBase:
             return
         self._closed = True
         self._checkpointer.close()
-        with self._committer.lock, self._read_lock:
+        with self._committer.writing(), self._read_lock:
             for connection in (self._reader, self._committer.connection):
                 with suppress(apsw.Error):  # what could not be moved out of the log stays in it
                     connection.close()
