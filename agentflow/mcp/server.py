@@ -17,6 +17,7 @@ from fastmcp.server.http import StarletteWithLifespan
 from agentflow.mcp.calls import Desk, Patience
 from agentflow.mcp.control_tools import ControlTools
 from agentflow.mcp.flow_tools import FlowTools
+from agentflow.mcp.leaving import leaving_when_told
 from agentflow.mcp.sealing import AUDIENCE, Keys, state_security
 from agentflow.mcp.tasks import DurableTasks
 from agentflow.model.runs import Origin
@@ -74,15 +75,12 @@ def build_server(
 def run_stdio(worker: Worker, *, base_url: str = "") -> None:
     """Serve over standard input and output until the client goes away; stdout carries nothing but the protocol.
 
-    Load the flows inside `agentflow.mcp.stdio.stdout_kept_clean`: what they print while imported is not caught here.
+    In the main thread, SIGTERM and Ctrl-C end the process: see `agentflow.mcp.leaving`. Load the flows inside
+    `agentflow.mcp.stdio.stdout_kept_clean`: what they print while imported is not caught here.
     """
     server = build_server(worker, base_url=base_url)
-    try:
+    with leaving_when_told(worker):
         anyio.run(lambda: server.run_stdio_async(show_banner=False, log_level="WARNING"))
-    except KeyboardInterrupt:
-        pass
-    finally:
-        worker.stop()
 
 
 def http_app(

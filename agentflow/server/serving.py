@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import signal
 import socket
 import threading
+from _thread import start_new_thread
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType, MappingProxyType, TracebackType
 from typing import Self
@@ -24,6 +26,7 @@ _NO_MOUNTS: Mapping[str, ASGIApp] = MappingProxyType({})
 _DRAIN_SECONDS = 3
 _START_SECONDS = 30.0
 _SHORTEST_TOKEN = 16
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _BACKLOG = 256
 
 
@@ -88,13 +91,24 @@ class Server:
         self._socket.close()
 
     def run(self) -> None:
-        """Serve in this thread until SIGINT or SIGTERM."""
+        """Serve in this thread until SIGINT or SIGTERM; a second one does not wait for steps to end."""
+        is_main = threading.current_thread() is threading.main_thread()
+        before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS} if is_main else {}
         self.worker.start()
         try:
             self._uvicorn.run(sockets=[self._socket])
         finally:
-            self.worker.stop(patience=0.0 if self._uvicorn.force_exit else None)
+            if self._uvicorn.force_exit:
+                self.worker.hurry()
+            self.worker.stop()
             self._socket.close()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, _number: int, _frame: object) -> None:
+        """One that uvicorn does not handle: it has not begun to, or has stopped."""
+        self._uvicorn.should_exit = True
+        start_new_thread(self.worker.hurry, ())
 
     def _leave(self) -> None:
         self.worker.drain()

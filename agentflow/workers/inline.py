@@ -86,7 +86,7 @@ class Worker(ABC):
         self._lock = threading.Lock()
         self._changed = threading.Condition()
         self._wake = threading.Event()
-        self._stopping = False
+        self._stopping = self._hurried = False
         self._undo = journal.subscribe(self._on_change)
         self._loop: threading.Thread | None = None
 
@@ -117,14 +117,18 @@ class Worker(ABC):
         """
         self.drain()
         patience = self.options.settings.drain_patience if patience is None else patience
-        deadline = time.monotonic() + patience
         if self._loop is not None:
             self._loop.join(patience)
-        for thread in list(self._threads.values()):
-            thread.join(max(0.0, deadline - time.monotonic()))
+        with self._changed:
+            self._changed.wait_for(lambda: self._hurried or not self._threads, patience)
         if self._threads:
             self.abandon()
         self._undo()
+
+    def hurry(self) -> None:
+        """Let `stop`, in another thread or later, wait for nothing."""
+        self._hurried = True
+        self._on_change()
 
     @abstractmethod
     def abandon(self) -> None:

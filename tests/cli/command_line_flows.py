@@ -107,6 +107,11 @@ async def hold_async(number: int) -> int:
 
 
 @flow
+def held_half_way() -> int:
+    return double(1) + hold(2) + double(3)
+
+
+@flow
 async def held_async() -> int:
     return await hold_async(2)
 
