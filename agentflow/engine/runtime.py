@@ -9,7 +9,6 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +16,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from agentflow.engine.context import CURRENT, Frame
-from agentflow.engine.seats import lent, seat, sit
+from agentflow.engine.seats import lent, seat, sit, standing
 from agentflow.engine.shielding import Interrupted as Interrupted  # noqa: PLC0414 - it is raised from here
 from agentflow.engine.shielding import finish
 from agentflow.errors import ColourError
@@ -231,7 +230,7 @@ class Inline:
                 "await it, or call the task through `.submit(...)` and await that"
             )
             raise ColourError(message)
-        with lent() if pending.lends else nullcontext():
+        with lent() if pending.lends else standing():
             pending.block()
 
     def is_inline(self, frame: Frame) -> bool:

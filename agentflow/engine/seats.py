@@ -1,4 +1,8 @@
-"""A seat among a run's threads: whoever blocks on others of the run leaves it to them meanwhile."""
+"""A seat among a run's threads: whoever blocks on others of the run leaves it to them meanwhile.
+
+Whoever waits for a slot of a limit leaves it only to what bodies have submitted: whoever holds the slot may wait for
+that. Other works would perhaps wait for the same limit, a thousand of them each in a thread.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,14 @@ class Lender(Protocol):
         """It works again."""
         ...
 
+    def stand(self) -> None:
+        """One of those that work waits for a slot of a limit: what bodies have submitted may work."""
+        ...
+
+    def sit_down(self) -> None:
+        """It works again."""
+        ...
+
 
 class Seat:
     """The place of one body; several threads may share it, when a body with a timeout runs in a thread of its own."""
@@ -26,7 +38,7 @@ class Seat:
     def __init__(self, threads: Lender) -> None:
         self._threads = threads
         self._lock = threading.Lock()
-        self._blocked = 0
+        self._blocked = self._standing = 0
         self._left = False
 
     def lend(self) -> None:
@@ -45,10 +57,28 @@ class Seat:
         if takes:
             self._threads.take_back()
 
+    def stand(self) -> None:
+        """Its body waits for a slot of a limit."""
+        with self._lock:
+            self._standing += 1
+            stands = self._standing == 1 and not self._left
+        if stands:
+            self._threads.stand()
+
+    def sit_down(self) -> None:
+        """Its body goes on."""
+        with self._lock:
+            self._standing -= 1
+            sits = self._standing == 0 and not self._left
+        if sits:
+            self._threads.sit_down()
+
     def leave(self) -> Seat:
         """Its body is given up, and its thread no longer counts; the seat for what comes after."""
         with self._lock:
-            lent, self._left = self._blocked > 0, True
+            lent, stood, self._left = self._blocked > 0, self._standing > 0, True
+        if stood:
+            self._threads.sit_down()
         if lent:
             self._threads.take_back()
         return Seat(self._threads)
@@ -83,3 +113,17 @@ def lent() -> Generator[None, None, None]:
         yield
     finally:
         own.take_back()
+
+
+@contextmanager
+def standing() -> Generator[None, None, None]:
+    """This thread waits for a slot of a limit."""
+    own = _here.seat
+    if own is None:
+        yield
+        return
+    own.stand()
+    try:
+        yield
+    finally:
+        own.sit_down()

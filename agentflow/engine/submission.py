@@ -8,9 +8,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import Context, copy_context
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from agentflow.engine import branches
+from agentflow.engine.context import CURRENT
 from agentflow.engine.endings import Ending, not_ready
 from agentflow.engine.futures import INSIDE, TaskFuture
 from agentflow.engine.runtime import INLINE, LOOP, Loop, drive, running_loop
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from agentflow.engine.places import TaskRunner
 
 Prepare = Callable[[], Call]
+#: How many works that wait for slots of limits leave their places to works of bodies.
+_MOST_STANDING = 256
 
 
 class Work:
@@ -90,14 +94,20 @@ class Lane:
     def __init__(self, limit: int, launch: Callable[[Work], None]) -> None:
         self._limit = limit
         self._launch = launch
-        self._running = 0
-        self._queue: deque[Work] = deque()
+        #: How many have places; how many of those wait for slots of limits.
+        self._running = self._standing = 0
+        #: Works and their places in the order: of the flow's own code, and of bodies.
+        self._queue: deque[tuple[int, Work]] = deque()
+        self._nested: deque[tuple[int, Work]] = deque()
+        self._numbers = count()
         self._lock = threading.Lock()
 
     def start(self, work: Work) -> None:
         """Launch `work`, now or when a place is free."""
+        frame = work.context.get(CURRENT)
+        nested = frame is not None and frame.root.parent is not None
         with self._lock:
-            self._queue.append(work)
+            (self._nested if nested else self._queue).append((next(self._numbers), work))
         self._fill()
 
     def lend(self) -> None:
@@ -111,13 +121,29 @@ class Lane:
         with self._lock:
             self._running += 1
 
+    def stand(self) -> None:
+        """A work waits for a slot of a limit: its place is free for works of bodies, one of which may hold the slot."""
+        with self._lock:
+            self._standing += 1
+        self._fill()
+
+    def sit_down(self) -> None:
+        """It goes on."""
+        with self._lock:
+            self._standing -= 1
+
     def next(self) -> Work | None:
         """Take the next work and a place for it, if there are both."""
         with self._lock:
-            if not self._queue or self._running >= self._limit:
+            if self._running < self._limit:
+                queues = [queue for queue in (self._queue, self._nested) if queue]
+            else:
+                standing = min(self._standing, _MOST_STANDING)
+                queues = [self._nested] if self._nested and self._running - standing < self._limit else []
+            if not queues:
                 return None
             self._running += 1
-            return self._queue.popleft()
+            return min(queues, key=_head).popleft()[1]
 
     def _fill(self) -> None:
         while (work := self.next()) is not None:
@@ -131,6 +157,10 @@ class Lane:
         """The place of a work that has nothing to do any more."""
         with self._lock:
             self._running -= 1
+
+
+def _head(queue: deque[tuple[int, Work]]) -> int:
+    return queue[0][0]
 
 
 class Threads(Lane):

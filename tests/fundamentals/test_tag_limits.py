@@ -183,3 +183,27 @@ def test_a_sync_task_that_would_block_a_loop_is_refused() -> None:
     assert isinstance(outcome.error, ColourError)
     assert ".submit" in str(outcome.error)
     until(lambda: not waiting(journal, "tag:db"), journal)
+
+
+def test_a_holder_may_wait_for_what_it_has_submitted() -> None:
+    """However many tasks wait for the slot in the threads of the run, what its holder has submitted gets one."""
+    journal, meter = with_limit(1, "tag:db"), Meter()
+
+    @task
+    def inner(number: int) -> int:
+        return number
+
+    @task(tags=["db"])
+    def outer(number: int) -> int:
+        with meter:
+            first = inner.submit(number).result()
+            return inner.submit(first).result()
+
+    @flow
+    def work() -> int:
+        return sum(outer.map(range(40)).result())
+
+    before = threading.active_count()
+    assert start(work, journal=journal, using=options(max_workers=2)).value == 780
+    assert (meter.most, meter.times) == (1, 40)
+    assert threading.active_count() < before + 10
