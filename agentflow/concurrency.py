@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Generator, Iterable
 from types import TracebackType
 from typing import Any
 
+from agentflow.engine.away import ABROAD, refusal
 from agentflow.engine.context import CURRENT, Frame
 from agentflow.engine.policy import StepPolicy
 from agentflow.engine.records import Record
@@ -19,6 +20,7 @@ from agentflow.errors import (
     AcquireConcurrencySlotTimeoutError,
     ColourError,
     LimitNotFoundError,
+    MissingContextError,
     ParameterError,
     UsageError,
 )
@@ -110,6 +112,8 @@ class concurrency:  # noqa: N801 - Prefect's name
             recorded, as a task's failure is.
         LimitNotFoundError: on entering, if `strict`.
         ColourError: on entering with ``with`` on a thread whose event loop runs.
+        MissingContextError: on entering in a body that a task runner has sent to another process. Limit the task by a
+            tag, or hold the slot around its call.
     """
 
     def __init__(
@@ -128,7 +132,7 @@ class concurrency:  # noqa: N801 - Prefect's name
         if self._block is not None:
             message = f"one concurrency({self._wish.title!r}) is for one block; call concurrency() for each"
             raise UsageError(message)
-        self._block = _Block(self._wish, CURRENT.get())
+        self._block = _Block(self._wish, _here(f"concurrency({self._wish.title!r})"))
         return self._block
 
     def _end(self) -> _Block:
@@ -250,6 +254,14 @@ def _nothing() -> None:
     return
 
 
+def _here(what: str) -> Frame | None:
+    """The frame of the running step; None outside of a flow. Raises `MissingContextError` in another process."""
+    frame = CURRENT.get()
+    if frame is None and ABROAD.get() is not None:
+        raise MissingContextError(refusal(what))
+    return frame
+
+
 def rate_limit(
     names: str | Iterable[str],
     occupy: int = 1,
@@ -272,9 +284,10 @@ def rate_limit(
         AcquireConcurrencySlotTimeoutError: when `timeout_seconds` have passed.
         LimitNotFoundError: if `strict`.
         UsageError: where slots of a limit do not come back by themselves.
+        MissingContextError: in a body that a task runner has sent to another process.
     """
     wish = _Wish(names, occupy, timeout_seconds, None, strict=strict)
-    frame, blocking = CURRENT.get(), running_loop() is None
+    frame, blocking = _here(f"rate_limit({wish.title!r})"), running_loop() is None
     if frame is not None:
         waiting = _Spending.start(wish, frame)
         if not blocking:

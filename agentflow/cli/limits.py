@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from agentflow.cli.output import COMPLETED, print_json, print_line, print_table, say
+from agentflow.cli.output import COMPLETED, print_json, print_line, print_table, say, when
 from agentflow.cli.run import Flag
-from agentflow.engine.limits import holder_of
 from agentflow.errors import LimitNotFoundError, UsageError
 from agentflow.journal.opening import open_journal
-from agentflow.journal.protocol import Journal
-from agentflow.model.limits import ConcurrencyLimitStrategy, Limit, Slot
-from agentflow.views import stamp
+from agentflow.limit_views import find_limit, limit_view, limit_views
+from agentflow.model.limits import ConcurrencyLimitStrategy, Limit
 
 app = App(
     name="limits",
@@ -29,7 +27,7 @@ def ls(*, json: Flag = False) -> int:
         json: Print a JSON list.
     """
     journal = open_journal()
-    views = [limit_view(journal, limit) for limit in journal.list_limits()]
+    views = limit_views(journal)
     if json:
         print_json(views)
         return COMPLETED
@@ -60,7 +58,7 @@ def show(name: str, /, *, json: Flag = False) -> int:
         json: Print a JSON object.
     """
     journal = open_journal()
-    view = limit_view(journal, _find(journal, name))
+    view = limit_view(journal, find_limit(journal, name))
     if json:
         print_json(view)
         return COMPLETED
@@ -72,7 +70,7 @@ def show(name: str, /, *, json: Flag = False) -> int:
             slot["holder"],
             slot["step"],
             str(slot["slots"]),
-            str(slot["since"])[:19].replace("T", " "),
+            when(slot["granted"] or slot["since"]),
         )
         for what, slots in (("holds", view["holders"]), ("waits", view["waiting"]))
         for slot in slots
@@ -114,7 +112,7 @@ def set_limit(
         )
     )
     if json:
-        print_json(limit_view(journal, _find(journal, name)))
+        print_json(limit_view(journal, find_limit(journal, name)))
     else:
         say(f"{name} has {limit} slots")
     return COMPLETED
@@ -142,44 +140,9 @@ def reset(name: str, /, *, yes: Flag = False) -> int:
         yes: Do it.
     """
     journal = open_journal()
-    _find(journal, name)
+    find_limit(journal, name)
     if not yes:
         message = f"more than {name} allows may then happen at once; say so with --yes"
         raise UsageError(message)
     say(f"{journal.reset_limit(name)} slots of {name} are free again")
     return COMPLETED
-
-
-def _find(journal: Journal, name: str) -> Limit:
-    for limit in journal.list_limits():
-        if limit.name == name:
-            return limit
-    raise LimitNotFoundError(name)
-
-
-def limit_view(journal: Journal, limit: Limit) -> dict[str, Any]:
-    """A limit, its holders and its queue, as JSON."""
-    slots = journal.list_slots(limit=limit.name)
-    return {
-        "name": limit.name,
-        "limit": limit.limit,
-        "active": limit.active,
-        "slot_decay_per_second": limit.slot_decay_per_second,
-        "collision_strategy": limit.collision_strategy.value,
-        "declared": limit.declared,
-        "free": round(journal.free_slots(limit.name), 3),
-        "holders": [_slot_view(slot) for slot in slots if slot.granted is not None],
-        "waiting": [_slot_view(slot) for slot in slots if slot.granted is None],
-    }
-
-
-def _slot_view(slot: Slot) -> dict[str, Any]:
-    return {
-        "holder": holder_of(slot),
-        "run_id": slot.run_id or None,
-        "step": slot.step,
-        "process": slot.owner,
-        "slots": slot.slots,
-        "since": stamp(slot.since),
-        "granted": stamp(slot.granted),
-    }

@@ -196,8 +196,7 @@ def _line(step: dict[str, Any], before: frozenset[str], ids: int) -> Text:
         line.append(f"  #{' #'.join(step['tags'])}", "dim")
     if step["kind"] in ("model", "tool") or step["effect"]:
         line.append(f"  {'side effect' if step['effect'] else step['kind']}", "dim")
-    if step["kind"] == "transaction":
-        line.append(f"  {_TRANSACTIONS.get(step['event'], 'open')}", "dim")
+    line.append(_words_of(step), "dim")
     if recorded:
         line.append("  recorded before", "dim")
     elif step["event"] == "cached":
@@ -207,6 +206,13 @@ def _line(step: dict[str, Any], before: frozenset[str], ids: int) -> Text:
     if step["error"] is not None:
         line.append(f"  {step['error']['type']}: {step['error']['text']}".split("\n")[0][:200], "red")
     return line
+
+
+def _words_of(step: dict[str, Any]) -> str:
+    """What became of a block."""
+    if step["kind"] == "limit":
+        return "  slots held" if step["error"] is None else "  no slots"
+    return f"  {_TRANSACTIONS.get(step['event'], 'open')}" if step["kind"] == "transaction" else ""
 
 
 def _summary(name: str, group: list[dict[str, Any]], before: frozenset[str]) -> Text:

@@ -32,6 +32,7 @@ from agentflow.errors import RunFinishedError, UsageError
 from agentflow.flows import Flow
 from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Journal, RunFilter
+from agentflow.limit_views import Queues, in_the_way
 from agentflow.loading import load_flow_of
 from agentflow.model.runs import Origin, Run
 from agentflow.model.states import StateType
@@ -74,11 +75,11 @@ def ls(
     journal = open_journal()
     above = find_run(journal, parent).id if parent else ""
     wanted = RunFilter(limit=max(limit, 0), states=states, flow=flow, parent=above, tags=tag)
-    runs = journal.list_runs(wanted)
+    runs, queues = journal.list_runs(wanted), Queues(journal)
     if json:
-        print_json([run_view(run, full=False) for run in runs])
+        print_json([queues.view(run, full=False) for run in runs])
         return COMPLETED
-    rows = [_row(journal, run) for run in runs]
+    rows = [_row(journal, run, queues.view(run, full=False)) for run in runs]
     print_table(
         ("run", "name", "flow", "state", "age", "took", ""),
         rows,
@@ -95,16 +96,15 @@ def _state(name: str) -> StateType:
         raise UsageError(message) from None
 
 
-def _row(journal: Journal, run: Run) -> tuple[str, ...]:
-    view = run_view(run, full=False)
-    message = run.message
+def _row(journal: Journal, run: Run, view: dict[str, Any]) -> tuple[str, ...]:
+    message = in_the_way(view["awaiting_slots"]) or run.message
     if run.state is StateType.RUNNING and not journal.is_owned(run):
         message = "interrupted: nobody runs it"
     return (
         run.id,
         run.name,
         run.flow,
-        run.state.value,
+        view["state_name"] or run.state.value,
         age(view["created"]),
         seconds(view["elapsed_s"]),
         message,

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from agentflow.cli.execution import tell_doubts, tell_wait
 from agentflow.cli.finding import find_run
-from agentflow.cli.output import COMPLETED, json_text, print_json, print_line
+from agentflow.cli.output import COMPLETED, json_text, print_json, print_line, when
 from agentflow.cli.progress import RunProgress
 from agentflow.cli.run import Flag
 from agentflow.engine.forks import in_words
@@ -17,9 +17,10 @@ from agentflow.errors import UsageError
 from agentflow.explaining import NEW, history_view
 from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Journal, RunFilter
+from agentflow.limit_views import Queues
 from agentflow.model.runs import Run
 from agentflow.payloads.failures import describe_failure
-from agentflow.views import in_doubt, run_view, steps_of, waiting_view
+from agentflow.views import in_doubt, steps_of, waiting_view
 
 _CHILDREN = 50
 #: Digits at the end of a step's id that are shown; ``--from`` takes them.
@@ -70,7 +71,7 @@ def _view(journal: Journal, found: Run, life: int | None) -> dict[str, Any]:
         message = f"run {found.id} has no life {life}; it has: {numbers}"
         raise UsageError(message)
     return (
-        run_view(found)
+        Queues(journal).view(found)
         | {
             "owned": journal.is_owned(found),
             "children": [
@@ -88,7 +89,9 @@ def _tell_facts(found: Run, view: dict[str, Any]) -> None:
     parts = ("run_id", "name", "flow", "entrypoint", "parent", "state", "message")
     for name in (*parts, "created", "started", "ended"):
         if view[name]:
-            print_line(f"{name:<12}{view[name]}")
+            more = f" ({view['state_name']})" if name == "state" and view["state_name"] else ""
+            print_line(f"{name:<12}{view[name]}{more}")
+    _tell_slots(found, view)
     if found.tags:
         print_line(f"{'tags':<12}{', '.join(found.tags)}")
     print_line(f"{'origins':<12}{', '.join(found.origins)}")
@@ -105,6 +108,13 @@ def _tell_facts(found: Run, view: dict[str, Any]) -> None:
         lives = ", ".join(f"{life['life']} {life['end']}" for life in view["lives"])
         print_line(f"{'lives':<12}{lives}")
     print_line(f"{'arguments':<12}{json_text(view['parameters'])}")
+
+
+def _tell_slots(found: Run, view: dict[str, Any]) -> None:
+    """What the run, or a step of it, waits for that somebody else holds."""
+    for slot in view["awaiting_slots"]:
+        step = "" if slot["step"] == found.flow else f", in {slot['step']}"
+        print_line(f"{'waits':<12}for {slot['text']}{step}, since {when(slot['since'])}")
 
 
 def _explain(view: dict[str, Any]) -> None:

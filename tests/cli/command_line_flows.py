@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from agentflow import INPUTS, flow, get_run_logger, request_input, sleep, task, wait_for_event
+from agentflow import INPUTS, concurrency, flow, get_run_logger, request_input, sleep, task, wait_for_event
 
 
 class Address(BaseModel):
@@ -165,3 +165,9 @@ def paid_twice(to: str = "bob") -> str:
     free("ann", 2)
     double(3)
     return free(to, 3)
+
+
+@flow
+def limited() -> int:
+    with concurrency("db"):
+        return double(1)

@@ -12,7 +12,16 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from agentflow import flow, get_run_context, get_run_logger, idempotency_key, sleep, task
+from agentflow import (
+    concurrency,
+    flow,
+    get_run_context,
+    get_run_logger,
+    idempotency_key,
+    rate_limit,
+    sleep,
+    task,
+)
 
 LANGUAGE: ContextVar[str] = ContextVar("language", default="none")
 
@@ -123,6 +132,11 @@ def asks_for(what: str) -> Any:
         return pay(1)
     if what == "a wait":
         return sleep(1).result()
+    if what == "a slot":
+        with concurrency("db"):
+            return None
+    if what == "a rate":
+        return rate_limit("api")
     if what == "a submit":
         return square.submit(1).result()
     return inner()

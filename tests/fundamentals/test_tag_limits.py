@@ -10,6 +10,8 @@ from agentflow import flow, task
 from agentflow.engine.context import CURRENT
 from agentflow.errors import ColourError
 from agentflow.model.limits import Limit
+from agentflow.task_runners import ProcessPoolTaskRunner
+from tests.fundamentals.bodies import square
 from tests.fundamentals.limits import PATIENCE, Meter, beside, held, take, until, waiting, with_limit
 from tests.fundamentals.lives import Clock, memory, options, rows, start
 
@@ -207,3 +209,21 @@ def test_a_holder_may_wait_for_what_it_has_submitted() -> None:
     assert start(work, journal=journal, using=options(max_workers=2)).value == 780
     assert (meter.most, meter.times) == (1, 40)
     assert threading.active_count() < before + 10
+
+
+def test_a_body_in_another_process_has_a_slot_of_its_tag() -> None:
+    """The flow's process takes it before the body is sent, and gives it back when it has ended."""
+    journal = with_limit(1, "tag:db")
+    take(journal, "tag:db")
+    limited = square.with_options(tags=["db"])
+
+    @flow(task_runner=ProcessPoolTaskRunner(max_workers=1))
+    def work() -> int:
+        return limited.submit(3).result()
+
+    with beside(work, journal=journal) as ended:
+        until(lambda: waiting(journal, "tag:db"), journal)
+        assert not rows(journal, name="square")
+        journal.release_slots(["other"])
+    assert ended[0].value == 9
+    assert not held(journal, "tag:db")

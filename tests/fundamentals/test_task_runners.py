@@ -219,6 +219,9 @@ def test_a_task_with_a_timeout_that_waits_for_others_leaves_its_place_to_them() 
 
 # -- processes
 
+#: What a body that was sent away cannot have.
+WANTS = ("an effect", "a wait", "a slot", "a rate", "a submit", "a flow")
+
 
 class Survey:
     """What one run with two processes showed."""
@@ -239,7 +242,7 @@ def looks_around() -> dict[str, Any]:
         "lock given": takes.submit(1, other=cast("Any", threading.Lock())),
         "sys.exit": leaves.submit(),
         "own timeout": own_timeout.submit(),
-        **{what: asks_for.submit(what) for what in ("an effect", "a wait", "a submit", "a flow")},
+        **{what: asks_for.submit(what) for what in WANTS},
     }
     return {
         "pids": sorted({future.result() for future in marked_pid.map(range(20))}),
@@ -307,7 +310,7 @@ def test_other_tasks_that_a_body_calls_are_part_of_its_step(seen: Survey) -> Non
     assert [row.event for row in rows(seen.journal, name="calls_others")] == ["completed"]
 
 
-@pytest.mark.parametrize("what", ["an effect", "a wait", "a submit", "a flow"])
+@pytest.mark.parametrize("what", WANTS)
 def test_what_needs_the_journal_is_refused_in_a_process(seen: Survey, what: str) -> None:
     """Side effects, waits, submits and flows: the error says what to do instead."""
     error = seen.values[what]

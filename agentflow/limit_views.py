@@ -1,0 +1,128 @@
+"""What people and programs are shown of limits: who holds their slots, who waits, and for what a run waits.
+
+The same in CLI, REST and pages. How slots are given: `agentflow.journal.slots`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any
+
+from agentflow.engine.limits import describe, holder_of
+from agentflow.errors import LimitNotFoundError
+from agentflow.journal.protocol import Journal
+from agentflow.model.limits import FLOW_PREFIX, Limit, Slot
+from agentflow.model.runs import Run
+from agentflow.model.states import StateType
+from agentflow.views import run_view, stamp
+
+#: Prefect's name of the state of a run that waits for a slot before it starts.
+AWAITING = "AwaitingConcurrencySlot"
+
+
+def find_limit(journal: Journal, name: str) -> Limit:
+    """The limit of that name. Raises `LimitNotFoundError`."""
+    for limit in journal.list_limits():
+        if limit.name == name:
+            return limit
+    raise LimitNotFoundError(name)
+
+
+def limit_view(journal: Journal, limit: Limit) -> dict[str, Any]:
+    """A limit, its holders and its queue."""
+    slots = journal.list_slots(limit=limit.name)
+    return {
+        "name": limit.name,
+        "limit": limit.limit,
+        "active": limit.active,
+        "slot_decay_per_second": limit.slot_decay_per_second,
+        "collision_strategy": limit.collision_strategy.value,
+        "declared": limit.declared,
+        "free": round(journal.free_slots(limit.name), 3),
+        "holders": [_slot_view(slot) for slot in slots if slot.granted is not None],
+        "waiting": [_slot_view(slot) for slot in slots if slot.granted is None],
+    }
+
+
+def limit_views(journal: Journal) -> list[dict[str, Any]]:
+    """All limits by name; one that is removed meanwhile is left out."""
+    views: list[dict[str, Any]] = []
+    for limit in journal.list_limits():
+        try:
+            views.append(limit_view(journal, limit))
+        except LimitNotFoundError:
+            continue
+    return views
+
+
+def _slot_view(slot: Slot) -> dict[str, Any]:
+    return {
+        "holder": holder_of(slot),
+        "run_id": slot.run_id or None,
+        "step": slot.step,
+        "process": slot.owner,
+        "slots": slot.slots,
+        "since": stamp(slot.since),
+        "granted": stamp(slot.granted),
+    }
+
+
+class Queues:
+    """Who waits for slots, as of one look at the journal; read where somebody asks."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._texts: dict[str, str] = {}
+
+    @cached_property
+    def _limits(self) -> dict[str, Limit]:
+        return {limit.name: limit for limit in self._journal.list_limits()}
+
+    @cached_property
+    def _waiting(self) -> dict[str, list[Slot]]:
+        waiting: dict[str, list[Slot]] = {}
+        for slot in self._journal.list_slots(waiting_only=True) if self._limits else ():
+            waiting.setdefault(slot.run_id, []).append(slot)
+        return waiting
+
+    def awaited_by(self, run: Run) -> list[dict[str, Any]]:
+        """The slots that a run waits for, each with what it is wanted for and who is in the way."""
+        if run.state.is_final:
+            return []
+        awaited = [
+            self._awaited(slot.limit, slot.step, slot.slots, slot.since)
+            for slot in self._waiting.get(run.id, ())
+        ]
+        if not awaited and run.state is StateType.PENDING and self._is_full(FLOW_PREFIX + run.flow):
+            awaited.append(self._awaited(FLOW_PREFIX + run.flow, run.flow, 1, run.created))
+        return awaited
+
+    def _is_full(self, name: str) -> bool:
+        """Whether a run would have to wait for its slot; nobody takes it up before there is one."""
+        limit = self._limits.get(name)
+        try:
+            return limit is not None and limit.active and self._journal.free_slots(name) < 1
+        except LimitNotFoundError:
+            return False
+
+    def _awaited(self, name: str, step: str, slots: int, since: float) -> dict[str, Any]:
+        if name not in self._texts:
+            self._texts[name] = describe(self._journal, [name]) or f"a slot of {name}"
+        return {"limit": name, "step": step, "slots": slots, "since": stamp(since), "text": self._texts[name]}
+
+    def view(self, run: Run, *, full: bool = True) -> dict[str, Any]:
+        """`run_view`, with ``awaiting_slots``; ``state_name`` is `AWAITING` while it cannot start for want of one."""
+        awaited = self.awaited_by(run)
+        held_up = run.state is not StateType.CANCELLING and any(
+            slot["limit"] == FLOW_PREFIX + run.flow for slot in awaited
+        )
+        return run_view(run, full=full) | {
+            "state_name": AWAITING if held_up else None,
+            "awaiting_slots": awaited,
+        }
+
+
+def in_the_way(awaited: Iterable[dict[str, Any]]) -> str:
+    """What is waited for, and who holds it, in one line; "" for nothing."""
+    return "; ".join(dict.fromkeys(f"waits for {slot['text']}" for slot in awaited))
