@@ -26,7 +26,7 @@ from agentflow.errors import (
 )
 from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Journal
-from agentflow.model.limits import Claim, ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+from agentflow.model.limits import MOST_SLOTS, Claim, ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from agentflow.model.steps import StepKind
 from agentflow.payloads.digests import canonical
 from agentflow.payloads.failures import encode_failure
@@ -60,8 +60,8 @@ class _Wish:
         problem = ""
         if not self.names or not all(self.names):
             problem = "name at least one limit"
-        elif occupy < 1:
-            problem = f"occupy must be at least 1, not {occupy}"
+        elif not 1 <= occupy <= MOST_SLOTS:
+            problem = f"occupy must be at least 1 and at most {MOST_SLOTS:,}, not {occupy}"
         elif timeout is not None and not 0 <= timeout < float("inf"):
             problem = f"timeout_seconds must be a finite number of seconds, not negative; got {timeout!r}"
         elif lease is not None and not 0 < lease < float("inf"):

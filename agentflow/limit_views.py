@@ -11,7 +11,7 @@ from typing import Any
 
 from agentflow.engine.limits import describe, holder_of
 from agentflow.errors import LimitNotFoundError
-from agentflow.journal.protocol import Journal
+from agentflow.journal.protocol import Journal, RunFilter
 from agentflow.model.limits import FLOW_PREFIX, Limit, Slot
 from agentflow.model.runs import Run
 from agentflow.model.states import StateType
@@ -31,7 +31,10 @@ def find_limit(journal: Journal, name: str) -> Limit:
 
 def limit_view(journal: Journal, limit: Limit) -> dict[str, Any]:
     """A limit, its holders and its queue."""
-    slots = journal.list_slots(limit=limit.name)
+    slots, free = journal.list_slots(limit=limit.name), journal.free_slots(limit.name)
+    waiting = [_slot_view(slot) for slot in slots if slot.granted is None]
+    if limit.active and free < 1:
+        waiting += _pending(journal, limit, {slot.run_id for slot in slots})
     return {
         "name": limit.name,
         "limit": limit.limit,
@@ -39,10 +42,31 @@ def limit_view(journal: Journal, limit: Limit) -> dict[str, Any]:
         "slot_decay_per_second": limit.slot_decay_per_second,
         "collision_strategy": limit.collision_strategy.value,
         "declared": limit.declared,
-        "free": round(journal.free_slots(limit.name), 3),
+        "free": round(free, 3),
         "holders": [_slot_view(slot) for slot in slots if slot.granted is not None],
-        "waiting": [_slot_view(slot) for slot in slots if slot.granted is None],
+        "waiting": waiting,
     }
+
+
+def _pending(journal: Journal, limit: Limit, known: set[str]) -> list[dict[str, Any]]:
+    """The runs that nobody takes up before there is a slot for them."""
+    if not limit.name.startswith(FLOW_PREFIX):
+        return []
+    flow = limit.name.removeprefix(FLOW_PREFIX)
+    runs = journal.list_runs(RunFilter(limit=-1, states=(StateType.PENDING,), flow=flow))
+    return [
+        {
+            "holder": f"run {run.id}",
+            "run_id": run.id,
+            "step": flow,
+            "process": "",
+            "slots": 1,
+            "since": stamp(run.created),
+            "granted": None,
+        }
+        for run in reversed(runs)
+        if run.id not in known
+    ]
 
 
 def limit_views(journal: Journal) -> list[dict[str, Any]]:
@@ -113,14 +137,14 @@ class Queues:
 
     def view(self, run: Run, *, full: bool = True) -> dict[str, Any]:
         """`run_view`, with ``awaiting_slots``; ``state_name`` is `AWAITING` while it cannot start for want of one."""
-        awaited = self.awaited_by(run)
-        held_up = run.state is not StateType.CANCELLING and any(
-            slot["limit"] == FLOW_PREFIX + run.flow for slot in awaited
-        )
-        return run_view(run, full=full) | {
-            "state_name": AWAITING if held_up else None,
-            "awaiting_slots": awaited,
-        }
+        return with_slots(run_view(run, full=full), self.awaited_by(run))
+
+
+def with_slots(view: dict[str, Any], awaited: list[dict[str, Any]]) -> dict[str, Any]:
+    """The view of a run and the slots that it waits for."""
+    held_up = any(slot["limit"] == FLOW_PREFIX + view["flow"] for slot in awaited)
+    name = AWAITING if held_up and view["state"] != StateType.CANCELLING else None
+    return view | {"state_name": name, "awaiting_slots": awaited}
 
 
 def in_the_way(awaited: Iterable[dict[str, Any]]) -> str:

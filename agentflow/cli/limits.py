@@ -8,10 +8,11 @@ from cyclopts import App, Parameter
 
 from agentflow.cli.output import COMPLETED, print_json, print_line, print_table, say, when
 from agentflow.cli.run import Flag
+from agentflow.engine.limits import define
 from agentflow.errors import LimitNotFoundError, UsageError
 from agentflow.journal.opening import open_journal
 from agentflow.limit_views import find_limit, limit_view, limit_views
-from agentflow.model.limits import ConcurrencyLimitStrategy, Limit
+from agentflow.model.limits import ConcurrencyLimitStrategy
 
 app = App(
     name="limits",
@@ -101,18 +102,16 @@ def set_limit(
         json: Print the limit as a JSON object.
     """
     journal = open_journal()
-    before = next((found for found in journal.list_limits() if found.name == name), Limit(name, limit))
-    journal.set_limit(
-        Limit(
-            name,
-            limit,
-            before.active if active is None else active,
-            before.slot_decay_per_second if slot_decay_per_second is None else slot_decay_per_second,
-            before.collision_strategy if strategy is None else strategy,
-        )
+    made = define(
+        journal,
+        name,
+        limit=limit,
+        active=active,
+        slot_decay_per_second=slot_decay_per_second,
+        collision_strategy=strategy,
     )
     if json:
-        print_json(limit_view(journal, find_limit(journal, name)))
+        print_json(limit_view(journal, made))
     else:
         say(f"{name} has {limit} slots")
     return COMPLETED

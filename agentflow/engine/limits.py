@@ -12,7 +12,13 @@ from agentflow.engine.logs import run_log
 from agentflow.engine.records import ROOT
 from agentflow.engine.slots import claim_of, give_back, keeper_of, take
 from agentflow.engine.tags import effective_tags
-from agentflow.errors import AcquireConcurrencySlotTimeoutError, Cancelling, DefinitionError, Unwinding
+from agentflow.errors import (
+    AcquireConcurrencySlotTimeoutError,
+    Cancelling,
+    DefinitionError,
+    Unwinding,
+    UsageError,
+)
 from agentflow.journal.protocol import Journal
 from agentflow.model.limits import (
     FLOW_PREFIX,
@@ -159,6 +165,37 @@ def leave_run(active: ActiveRun) -> None:
 
 
 # -- for people
+def define(
+    journal: Journal,
+    name: str,
+    *,
+    limit: int | None = None,
+    active: bool | None = None,
+    slot_decay_per_second: float | None = None,
+    collision_strategy: ConcurrencyLimitStrategy | None = None,
+) -> Limit:
+    """Define a limit, or change what is given of it; returns it. Whoever fits in now goes on at once.
+
+    From then on the code of a flow does not change it any more. Raises `UsageError` for numbers that make no sense, and
+    where a new limit has none.
+    """
+    before = next((found for found in journal.list_limits() if found.name == name), None)
+    if before is None:
+        if limit is None:
+            message = f"say how many slots the new limit {name!r} has"
+            raise UsageError(message)
+        before = Limit(name, limit)
+    changed = Limit(
+        name,
+        before.limit if limit is None else limit,
+        before.active if active is None else active,
+        before.slot_decay_per_second if slot_decay_per_second is None else slot_decay_per_second,
+        before.collision_strategy if collision_strategy is None else collision_strategy,
+    )
+    journal.set_limit(changed)
+    return changed
+
+
 def describe(journal: Journal, names: Iterable[str]) -> str:
     """Of what slots are waited for, and who holds them."""
     known = {limit.name: limit for limit in journal.list_limits()}

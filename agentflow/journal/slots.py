@@ -11,10 +11,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from agentflow.errors import Fenced, LimitNotFoundError, UsageError
-from agentflow.model.limits import Claim, Grant, Limit, Slot
+from agentflow.model.limits import MOST_SLOTS, Claim, Grant, Limit, Slot
 
 #: Tokens are fractions; what decay has brought back is not compared to the last digit.
 _ROUNDING = 1e-9
+_LONGEST_NAME = 200
 
 
 class Account(NamedTuple):
@@ -86,8 +87,10 @@ def checked(limit: Limit) -> Limit:
     problem = ""
     if not limit.name or not limit.name.isprintable() or limit.name != limit.name.strip():
         problem = f"{limit.name!r} is no name for a limit: printable text without blanks around it"
-    elif limit.limit < 0:
-        problem = f"the limit {limit.name!r} must not be negative; 0 holds everybody"
+    elif len(limit.name) > _LONGEST_NAME:
+        problem = f"the name of a limit has at most {_LONGEST_NAME} characters"
+    elif not 0 <= limit.limit <= MOST_SLOTS:
+        problem = f"the limit {limit.name!r} must be 0 (which holds everybody) to {MOST_SLOTS:,} slots"
     elif not 0 <= limit.slot_decay_per_second < float("inf"):
         problem = f"slot_decay_per_second of {limit.name!r} must be a number of slots, not negative"
     if problem:

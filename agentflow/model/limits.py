@@ -10,6 +10,8 @@ from typing import NamedTuple
 #: What the names of limits begin with that apply by themselves: to each task of a tag, to each run of a flow.
 TAG_PREFIX = "tag:"
 FLOW_PREFIX = "flow:"
+#: No limit has more slots, and nobody wants more.
+MOST_SLOTS = 1_000_000_000
 
 
 class ConcurrencyLimitStrategy(StrEnum):

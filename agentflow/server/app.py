@@ -19,7 +19,7 @@ from agentflow.errors import AgentflowError
 from agentflow.server import stream
 from agentflow.server.access import Access
 from agentflow.server.answers import on_agentflow_error, on_http_error
-from agentflow.server.api import approvals, flows, health, history, logs, runs, steps
+from agentflow.server.api import approvals, flows, health, history, limits, logs, runs, steps
 from agentflow.server.feeds import Hub
 from agentflow.server.guard import Guard
 from agentflow.server.mounting import MountedApp
@@ -28,6 +28,7 @@ from agentflow.server.site import Site
 from agentflow.server.ui import approvals as approval_pages
 from agentflow.server.ui import connect as connect_page
 from agentflow.server.ui import flows as flow_pages
+from agentflow.server.ui import limits as limit_pages
 from agentflow.server.ui import login as login_page
 from agentflow.server.ui import reruns as rerun_pages
 from agentflow.server.ui import runs as run_pages
@@ -90,6 +91,11 @@ def _api_routes() -> list[BaseRoute]:
         Route("/api/runs/{id}/logs", logs.list_logs, methods=["GET"]),
         Route("/api/runs/{id}/cancel", runs.cancel_run, methods=["POST"]),
         Route("/api/runs/{id}/events", runs.send_event, methods=["POST"]),
+        Route("/api/limits", limits.list_limits, methods=["GET"]),
+        Route("/api/limits/{name:path}/reset", limits.reset_limit, methods=["POST"]),
+        Route("/api/limits/{name:path}", limits.show_limit, methods=["GET"]),
+        Route("/api/limits/{name:path}", limits.set_limit, methods=["PUT"]),
+        Route("/api/limits/{name:path}", limits.remove_limit, methods=["DELETE"]),
         Route("/api/approvals", approvals.list_approvals, methods=["GET"]),
         Route("/api/approvals/{id}", approvals.show_approval, methods=["GET"]),
         Route("/api/approvals/{id}/decide", approvals.decide_approval, methods=["POST"]),
@@ -108,6 +114,12 @@ def _page_routes() -> list[BaseRoute]:
         Route("/flows", flow_pages.list_page, methods=["GET"]),
         Route("/flows/{name}", flow_pages.start_page, methods=["GET"]),
         Route("/flows/{name}", flow_pages.start, methods=["POST"]),
+        Route("/limits", limit_pages.list_page, methods=["GET"]),
+        Route("/limits", limit_pages.set_new, methods=["POST"]),
+        Route("/limits/{name:path}/reset", limit_pages.reset, methods=["POST"]),
+        Route("/limits/{name:path}/remove", limit_pages.remove, methods=["POST"]),
+        Route("/limits/{name:path}", limit_pages.show_page, methods=["GET"]),
+        Route("/limits/{name:path}", limit_pages.change, methods=["POST"]),
         Route("/approvals", approval_pages.inbox_page, methods=["GET"]),
         Route("/approvals/{id}", approval_pages.show_page, methods=["GET"]),
         Route("/approvals/{id}", approval_pages.decide_page, methods=["POST"]),

@@ -15,6 +15,7 @@ from typing import Any
 
 from agentflow.errors import RunNotFoundError
 from agentflow.journal.protocol import Journal, RunFilter
+from agentflow.limit_views import Queues
 from agentflow.model.runs import Run
 from agentflow.model.states import FINAL, StateType
 from agentflow.model.waits import PERSON_KINDS, Wait
@@ -35,6 +36,8 @@ class RunFeed:
         self._revision = -1
         self.run = run
         self.waits: list[Wait] = []
+        #: Slots of limits that it waits for.
+        self.awaited: list[dict[str, Any]] = []
         self.timeline = Timeline(journal.key)
         self.last_log = 0
 
@@ -49,6 +52,7 @@ class RunFeed:
             # the run first: whatever belongs to its end is in the journal by then
             self.run = run
             self.waits = self._journal.list_waits(number=run.number)
+            self.awaited = Queues(self._journal).awaited_by(run)
             self.timeline.feed(self._journal.steps(run.number, self.timeline.last))
             while lines := self._journal.logs(run.number, self.last_log):
                 self.last_log = lines[-1][0]
@@ -58,10 +62,10 @@ class RunFeed:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """What the lists of runs and approvals depend on."""
+    """What the lists of runs, approvals and limits depend on."""
 
     open_waits: int
-    #: Differs when a run or a wait has changed.
+    #: Differs when a run, a wait or a slot of a limit has changed.
     mark: int
 
 
@@ -178,4 +182,6 @@ class Hub:
         runs = self._journal.list_runs(RunFilter(limit=_LISTED))
         runs += self._journal.list_runs(RunFilter(limit=_LISTED, states=_LIVE))
         marks: list[Any] = [(run.number, run.state, run.message) for run in runs]
+        marks += self._journal.list_limits()
+        marks += [(slot.claim, slot.limit, slot.granted) for slot in self._journal.list_slots()]
         return Overview(len(waits), hash((tuple(marks), tuple(wait.id for wait in waits))))

@@ -28,6 +28,7 @@ STATE_WORDS = {
     "FAILED": "failed",
     "CANCELLED": "cancelled",
     "CRASHED": "crashed",
+    "AwaitingConcurrencySlot": "awaiting slot",
 }
 KIND_WORDS = {
     "approval": "Approval",
@@ -36,6 +37,7 @@ KIND_WORDS = {
     "input": "Question",
     "event": "Event",
     "timer": "Timer",
+    "slot": "Slot",
 }
 
 

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from agentflow.limit_views import with_slots
 from agentflow.model.waits import Wait
 from agentflow.server.api.logs import log_view
 from agentflow.server.feeds import Hub, RunFeed
@@ -147,14 +148,31 @@ def _news(site: Site, feed: RunFeed, position: Position) -> Iterable[bytes]:
 
 def _summary(site: Site, feed: RunFeed) -> dict[str, Any]:
     executing = site.worker.executing(feed.run)
-    return run_view(feed.run, full=False) | {
-        "waits": [wait_line(wait, feed) for wait in feed.waits],
+    return with_slots(run_view(feed.run, full=False), feed.awaited) | {
+        "waits": wait_lines(feed),
         "executing": [
             {"kind": kind, "name": name, "since": stamp(since)}
             for kind, name, since in executing[:_EXECUTING_SHOWN]
         ],
         "executing_count": len(executing),
     }
+
+
+def wait_lines(feed: RunFeed) -> list[dict[str, Any]]:
+    """What the run waits for: questions, events, timers, and slots of limits."""
+    slots = [
+        {
+            "id": slot["limit"],
+            "kind": "slot",
+            "name": slot["step"],
+            "message": f"waits for {slot['text']}",
+            "opened": slot["since"],
+            "due": None,
+            "step": 0,
+        }
+        for slot in feed.awaited
+    ]
+    return [wait_line(wait, feed) for wait in feed.waits] + slots
 
 
 def wait_line(wait: Wait, feed: RunFeed) -> dict[str, Any]:

@@ -307,3 +307,26 @@ def test_a_lost_server_is_said_and_found_again(running: Running, page: Page) -> 
     )
     page.goto(f"/runs/{run_id}")
     expect(page.locator("#trouble")).to_contain_text("could not be read: no journal")
+
+
+def test_the_page_of_limits_is_live(running: Running, page: Page) -> None:
+    """A limit set in a form; who comes and goes appears by itself, and a run that waits for a slot says so."""
+    page.goto("/limits")
+    page.get_by_label("Name", exact=True).fill("flow:held")
+    page.get_by_label("Slots", exact=True).fill("1")
+    page.get_by_role("button", name="Set the limit").click()
+    expect(page.locator("#taken")).to_have_text("0 of 1")
+    expect(page.locator("main[data-ready=yes]")).to_be_visible()
+    first, second = running.start("held"), running.start("held")
+    expect(page.locator("#holders tbody tr")).to_have_count(1)
+    expect(page.locator("#waiting tbody tr")).to_have_count(1)
+    page.goto("/")
+    expect(page.locator(f"tr[data-id='{second}'] .state")).to_have_text("awaiting slot")
+    open_run(page, second)
+    expect(page.locator("#waits")).to_contain_text("a slot of flow:held")
+    flows_under_test.gate.set()
+    expect(page.locator("#run-state")).to_have_text("completed")
+    expect(page.locator("#waits")).to_be_hidden()
+    page.goto("/limits")
+    expect(page.locator("#limits tbody tr")).to_contain_text("0 of 1")
+    assert running.ended(first) == "COMPLETED"

@@ -9,6 +9,7 @@ from starlette.requests import Request
 
 from agentflow.errors import RunNotFoundError
 from agentflow.journal.protocol import Journal, RunFilter
+from agentflow.limit_views import Queues
 from agentflow.model.runs import Origin, Run
 from agentflow.model.states import StateType
 from agentflow.payloads.codec import Codec
@@ -67,7 +68,8 @@ def page_of(journal: Journal, wanted: RunFilter) -> tuple[list[Run], int | None]
 def list_runs(request: Request) -> JSON:
     """GET /api/runs?state=&flow=&before=&limit=: newest first."""
     runs, following = page_of(site_of(request).journal, run_filter(request))
-    return JSON({"runs": [run_view(run, full=False) for run in runs], "next": following})
+    queues = Queues(site_of(request).journal)
+    return JSON({"runs": [queues.view(run, full=False) for run in runs], "next": following})
 
 
 def start_run(request: Request) -> JSON:
@@ -86,7 +88,7 @@ def show_run(request: Request) -> JSON:
     journal = site_of(request).journal
     run = find_run(journal, path_id(request))
     waiting = waiting_view(journal.list_waits(number=run.number))
-    return JSON(run_view(run) | {"waiting_for": waiting, "in_doubt": in_doubt(journal, run)})
+    return JSON(Queues(journal).view(run) | {"waiting_for": waiting, "in_doubt": in_doubt(journal, run)})
 
 
 def cancel_run(request: Request) -> JSON:

@@ -41,7 +41,7 @@ export function time(moment) {
   return element;
 }
 
-const STATES = { PAUSED: "waiting" };
+const STATES = { PAUSED: "waiting", AwaitingConcurrencySlot: "awaiting slot" };
 export const stateWord = (name) => STATES[name] ?? name.toLowerCase();
 export const stateMark = (name) => make("span", `state ${stateWord(name)}`, stateWord(name));
 

@@ -56,7 +56,7 @@ function takeSteps(columns) {
 }
 
 // -- the run itself
-const KINDS = { approval: "Approval", in_doubt: "In doubt", divergence: "Divergence", input: "Question", event: "Event", timer: "Timer" };
+const KINDS = { approval: "Approval", in_doubt: "In doubt", divergence: "Divergence", input: "Question", event: "Event", timer: "Timer", slot: "Slot" };
 const FOR_PEOPLE = new Set(["approval", "in_doubt", "divergence", "input"]);
 
 function waitLine(wait) {
@@ -87,7 +87,7 @@ function showNow(run) {
 
 function takeRun(run) {
   showNow(run);
-  document.getElementById("run-state").replaceChildren(stateMark(run.state));
+  document.getElementById("run-state").replaceChildren(stateMark(run.state_name ?? run.state));
   document.getElementById("run-message").textContent = ["FAILED", "CRASHED"].includes(run.state) ? "" : run.message;
   document.getElementById("cancel").hidden = Boolean(run.ended) || run.state === "CANCELLING";
   document.getElementById("retry").hidden = !isServed || !["FAILED", "CRASHED", "CANCELLED"].includes(run.state);

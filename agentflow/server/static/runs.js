@@ -9,18 +9,19 @@ document.getElementById("flow").addEventListener("change", (event) => event.targ
 function row(run) {
   const line = make("tr");
   line.dataset.id = run.run_id;
+  const slots = [...new Set(run.awaiting_slots.map((slot) => `waits for ${slot.text}`))].join("; ");
   const link = make("a", "strong", run.flow);
   link.href = `/runs/${run.run_id}`;
   const took = make("td", "right num", duration(run.elapsed_s ?? since(run.started)));
   if (run.started && !run.ended) took.dataset.since = run.started;
   line.append(
-    make("td", "", stateMark(run.state)),
+    make("td", "", stateMark(run.state_name ?? run.state)),
     make("td", "", [link, make("span", "id", run.name || run.run_id.slice(-8))]),
     make("td", "", time(run.started ?? run.created)),
     took,
-    make("td", "message", run.message),
+    make("td", "message", slots || run.message),
   );
-  line.dataset.mark = JSON.stringify([run.state, run.message, run.started, run.ended]);
+  line.dataset.mark = JSON.stringify([run.state, slots || run.message, run.started, run.ended]);
   return line;
 }
 

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from agentflow.errors import RunFinishedError
+from agentflow.limit_views import Queues, in_the_way
 from agentflow.model.runs import Run
 from agentflow.model.states import StateType
 from agentflow.model.steps import StepEvent, StepKind
@@ -19,9 +20,8 @@ from agentflow.server.bodies import form_of
 from agentflow.server.feeds import RunFeed
 from agentflow.server.rendering import duration, render
 from agentflow.server.site import path_id, site_of
-from agentflow.server.stream import wait_line
+from agentflow.server.stream import wait_lines
 from agentflow.server.timeline import attempts_of, shown_name, tokens_of
-from agentflow.views import run_view
 
 FIRST_ROWS = 30
 STATE_FILTERS = {
@@ -52,11 +52,13 @@ _STOPPED = {StepEvent.STARTED: "stopped", StepEvent.INTENT: "in doubt", StepEven
 _GOING_ON = frozenset({StateType.FAILED, StateType.CRASHED, StateType.CANCELLED})
 
 
-def run_line(run: Run) -> dict[str, Any]:
+def run_line(run: Run, queues: Queues) -> dict[str, Any]:
     """A run as a row of the list."""
     end = time.time() if run.ended is None else run.ended
-    return run_view(run, full=False) | {
-        "duration": duration(None if run.started is None else max(0, end - run.started))
+    view = queues.view(run, full=False)
+    return view | {
+        "message": in_the_way(view["awaiting_slots"]) or run.message,
+        "duration": duration(None if run.started is None else max(0, end - run.started)),
     }
 
 
@@ -66,9 +68,9 @@ def list_page(request: Request) -> Response:
     wanted = run_filter(request)
     runs, following = page_of(site.journal, wanted)
     flows = sorted({*site.worker.flows, *(run.flow for run in runs), *([wanted.flow] if wanted.flow else [])})
-    state = request.query_params.get("state", "").upper()
+    state, queues = request.query_params.get("state", "").upper(), Queues(site.journal)
     context = {
-        "runs": [run_line(run) for run in runs],
+        "runs": [run_line(run, queues) for run in runs],
         "flows": flows,
         "filters": [
             {"label": label, "href": _address("/", state=value, flow=wanted.flow), "active": value == state}
@@ -96,12 +98,11 @@ def show_page(request: Request) -> Response:
 
 def run_page(request: Request, feed: RunFeed, *, error: str = "", status: int = 200) -> Response:
     """The page of a run. `error`: what was asked for on it and could not be done."""
-    run = feed.run
-    view = run_view(run)
+    run, queues = feed.run, Queues(site_of(request).journal)
     context = {
-        "run": view,
-        "duration": run_line(run)["duration"],
-        "waits": [wait_line(wait, feed) | {"is_person": wait.kind in PERSON_KINDS} for wait in feed.waits],
+        "run": queues.view(run),
+        "duration": run_line(run, queues)["duration"],
+        "waits": [line | {"is_person": line["kind"] in PERSON_KINDS} for line in wait_lines(feed)],
         "steps": [_step_line(feed, step) for step in feed.timeline.steps[:FIRST_ROWS]],
         "total": len(feed.timeline.steps),
         "is_final": run.state.is_final,
