@@ -18,6 +18,7 @@ from agentflow.callables import (
     is_generator,
 )
 from agentflow.claiming import claimed
+from agentflow.declaring import usable
 from agentflow.engine.active import ActiveRun, Options
 from agentflow.engine.away import ABROAD, refusal
 from agentflow.engine.calling import Request, call_now, taken_out
@@ -38,7 +39,7 @@ from agentflow.errors import (
     ParameterError,
 )
 from agentflow.flow_calls import ask, items_of, refusing, runner_from, value_of, with_parameters
-from agentflow.hooks import FlowHooks, Hook, hooks_from
+from agentflow.hooks import FLOW_HOOKS, FlowHooks, Hook, hooks_from
 from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Journal
 from agentflow.model.limits import ConcurrencyLimitConfig
@@ -357,8 +358,8 @@ class Flow(Reruns, FlowHooks, Generic[P, R_co]):
 
     def with_options(self, **options: Any) -> Flow[P, R_co]:
         """The same flow with other options (those of `flow`)."""
-        given = {**self.options, **options}
-        given.setdefault("name", self.name)
+        given: dict[str, Any] = {"name": self.name}
+        given |= usable("flow", self.name, _OPTIONS, {**self.options, **options})
         made: Flow[P, R_co] = type(self)(self._function, **given)
         made.options, made._wrapper = given, self._wrapper
         return made._bound(*self._receiver.values()) if self._receiver else made
@@ -390,28 +391,32 @@ class Flow(Reruns, FlowHooks, Generic[P, R_co]):
         return next(iter(inspect.signature(self._function).parameters), "self")
 
 
+_OPTIONS = frozenset(cast("Any", Flow).__init__.__kwdefaults__) | set(FLOW_HOOKS)
+
+
 @overload
 def flow(fn: Callable[P, R_co], /) -> Flow[P, R_co]: ...
 @overload
 def flow(
     *,
     name: str | None = None,
-    version: str = "",
+    version: str | None = None,
     description: str | None = None,
-    retries: int = 0,
+    retries: int | None = None,
     retry_delay_seconds: RetryDelay = None,
     timeout_seconds: float | None = None,
     task_runner: TaskRunner | type[TaskRunner] | None = None,
     validate_parameters: bool = True,
+    persist_result: Literal[True] | None = None,
     log_prints: bool | None = None,
     flow_run_name: RunName = None,
-    tags: Iterable[str] = (),
+    tags: Iterable[str] | None = None,
     concurrency_limit: int | ConcurrencyLimitConfig | None = None,
-    on_completion: Hook | Sequence[Hook] = (),
-    on_failure: Hook | Sequence[Hook] = (),
-    on_cancellation: Hook | Sequence[Hook] = (),
-    on_crashed: Hook | Sequence[Hook] = (),
-    on_running: Hook | Sequence[Hook] = (),
+    on_completion: Hook | Sequence[Hook] | None = None,
+    on_failure: Hook | Sequence[Hook] | None = None,
+    on_cancellation: Hook | Sequence[Hook] | None = None,
+    on_crashed: Hook | Sequence[Hook] | None = None,
+    on_running: Hook | Sequence[Hook] | None = None,
 ) -> Callable[[Callable[P, R_co]], Flow[P, R_co]]: ...
 def flow(fn: Any = None, /, **options: Any) -> Any:  # noqa: D417 - the options are those of the overload
     """Turn a function into a flow.
@@ -427,6 +432,7 @@ def flow(fn: Any = None, /, **options: Any) -> Any:  # noqa: D417 - the options 
         task_runner: Where the bodies of the tasks run that it submits: a runner of agentflow.task_runners. Default:
             threads. A flow that it calls has its own.
         validate_parameters: Coerce and check arguments with pydantic, by their annotations.
+        persist_result: Prefect's name for what is always so: the result is recorded.
         log_prints: Record what it (and what it calls) prints as log lines; default: as the code around it says.
         flow_run_name: How people see a run: a template over the parameters (``"report of {day}"``), or a function that
             returns the name; default: an adjective and an animal.
@@ -434,14 +440,17 @@ def flow(fn: Any = None, /, **options: Any) -> Any:  # noqa: D417 - the options 
         concurrency_limit: How many of its runs are executed at once, over all processes of the journal; the next ones
             wait, or (`ConcurrencyLimitConfig`) are cancelled. ``agentflow limits set flow:NAME N`` overrides it.
 
+    An option that is None is not set.
+
     Raises:
-        DefinitionError: for options that contradict each other.
+        DefinitionError: for options that contradict each other, and those that there are not.
     """
     if fn is not None:
         return Flow(fn)
 
     def wrap(inner: Callable[..., Any]) -> Flow[..., Any]:
-        made = Flow(inner, **options)
+        name = options.get("name") or default_name(inner)
+        made = Flow(inner, **usable("flow", name, _OPTIONS, options))
         made.options = options
         return made
 

@@ -30,6 +30,7 @@ def build_policy(
     fn: Callable[..., Any],
     binder: Binder,
     *,
+    description: str | None = None,
     retries: int = 0,
     retry_delay_seconds: RetryDelay = None,
     retry_jitter_factor: float = 0.0,
@@ -73,7 +74,7 @@ def build_policy(
         aliases=tuple(aliases),
         validate=binder.validate_named,
         schema=lambda: binder.schema,
-        description=inspect.getdoc(fn) or "",
+        description=description if description is not None else (inspect.getdoc(fn) or ""),
         source=functools.cache(lambda: source_digest(fn)),
         identity=identity_of(fn),
         read_answer=binder.read_result,
@@ -84,6 +85,10 @@ def build_policy(
     )
     check_policy(result)
     return replace(result, plain=result.is_plain())
+
+
+#: The options of a task, but for its name and its hooks.
+TASK_OPTIONS = frozenset(build_policy.__kwdefaults__ or ())
 
 
 def merged_options(declared: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

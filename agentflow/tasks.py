@@ -29,6 +29,7 @@ from agentflow.callables import (
     receiver_count,
     split_receiver,
 )
+from agentflow.declaring import usable
 from agentflow.engine import branches
 from agentflow.engine.away import ABROAD, refusal
 from agentflow.engine.caching import CachePolicy
@@ -51,6 +52,7 @@ from agentflow.payloads.digests import canonical
 from agentflow.signatures import Binder
 from agentflow.submitting import check_may_block, map_in, states_of, submit_in
 from agentflow.task_options import (
+    TASK_OPTIONS,
     RetryDelay,
     build_policy,
     check_generator,
@@ -108,6 +110,7 @@ class Task(TaskHooks, Generic[P, R_co]):
         self._prefix = self.name.encode() + b"\0" + partial_arguments(fn)
 
     def _policy(self, **options: Any) -> StepPolicy:
+        options = usable("task", self.name, (*TASK_HOOKS, *TASK_OPTIONS), options)
         hooks = hooks_from(self.name, {kind: options.pop(kind, ()) for kind in TASK_HOOKS})
         policy = build_policy(self.name, self.function, self.binder, **options)
         policy = replace(policy, owner=self, hooks=hooks, plain=policy.plain and hooks is None)
@@ -390,29 +393,30 @@ def task(fn: Callable[P, R], /) -> Task[P, R]: ...
 def task(
     *,
     name: str | None = None,
-    retries: int = 0,
+    description: str | None = None,
+    retries: int | None = None,
     retry_delay_seconds: RetryDelay = None,
-    retry_jitter_factor: float = 0.0,
+    retry_jitter_factor: float | None = None,
     retry_condition_fn: Callable[..., bool | Awaitable[bool]] | None = None,
     timeout_seconds: float | None = None,
     cache_policy: CachePolicy | None = None,
     cache_key_fn: Callable[[Any, Mapping[str, Any]], str | None] | None = None,
     cache_expiration: dt.timedelta | None = None,
-    refresh_cache: bool = False,
+    refresh_cache: bool | None = None,
     side_effect: bool = False,
     idempotent: bool = False,
     not_done_on: type[BaseException] | Sequence[type[BaseException]] = (),
     approval: ApprovalRule = None,
-    persist_result: bool = True,
+    persist_result: bool | None = None,
     log_prints: bool | None = None,
     task_run_name: RunName = None,
-    tags: Iterable[str] = (),
+    tags: Iterable[str] | None = None,
     aliases: Iterable[str] = (),
-    on_completion: Hook | Sequence[Hook] = (),
-    on_failure: Hook | Sequence[Hook] = (),
-    on_running: Hook | Sequence[Hook] = (),
-    on_commit: Sequence[TransactionHook] = (),
-    on_rollback: Sequence[TransactionHook] = (),
+    on_completion: Hook | Sequence[Hook] | None = None,
+    on_failure: Hook | Sequence[Hook] | None = None,
+    on_running: Hook | Sequence[Hook] | None = None,
+    on_commit: Sequence[TransactionHook] | None = None,
+    on_rollback: Sequence[TransactionHook] | None = None,
 ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 def task(fn: Any = None, /, **options: Any) -> Any:  # noqa: D417 - the options are those of the overload
     """Turn a function into a task.
@@ -420,6 +424,7 @@ def task(fn: Any = None, /, **options: Any) -> Any:  # noqa: D417 - the options 
     Args:
         fn: The function, sync or async, a method included.
         name: How its steps are called; default: its qualified name.
+        description: What it does, for people who sign it; default: its docstring.
         retries: How often a failed call is made again.
         retry_delay_seconds: Seconds before each retry: a number, a list (its last item repeats), or a function of the
             number of retries such as ``exponential_backoff(2)``.
@@ -447,8 +452,10 @@ def task(fn: Any = None, /, **options: Any) -> Any:  # noqa: D417 - the options 
         on_commit: Called with the transaction once the one around the step has committed.
         on_rollback: Called with the transaction, in reverse order, when the one around the step is rolled back.
 
+    An option that is None is not set.
+
     Raises:
-        DefinitionError: for options that contradict each other.
+        DefinitionError: for options that contradict each other, and those that there are not.
     """
     if fn is not None:
         return Task(fn)

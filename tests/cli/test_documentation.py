@@ -19,7 +19,10 @@ from tests.cli.conftest import Shell
 ROOT = Path(__file__).parents[2]
 PAGES = [
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("quickstart", "cli", "caching", "task-runners")),
+    *(
+        ROOT / "docs" / f"{name}.md"
+        for name in ("quickstart", "cli", "caching", "task-runners", "coming-from-prefect")
+    ),
 ]
 HELP = {"help", "h", "version"}
 
@@ -103,6 +106,7 @@ def test_every_program_has_a_name() -> None:
         ("task-runners.md", "file=primes.py"),
         ("task-runners.md", "file=totals.py"),  # run by tests/runners
         ("task-runners.md", "file=squares.py"),  # the same
+        ("coming-from-prefect.md", "file=report.py"),
     }
 
 
@@ -181,6 +185,23 @@ def test_task_runners(shell: Shell) -> None:
     """The parts of a sum are computed in processes."""
     done = shell("run", program(shell, PAGES[4], "primes.py"), "-p", "limit=1000", "--json").json()
     assert (done["result"], done["steps"]) == (168, 4)
+
+
+def test_what_prefects_users_know(shell: Shell) -> None:
+    """The flow of the page runs as a program and from the command line."""
+    path = program(shell, PAGES[5], "report.py")
+    ran = subprocess.run(
+        [sys.executable, path],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "AGENTFLOW_HOME": str(shell.folder / "home")},
+    )
+    assert ran.stdout == "2 sizes\n16\n"
+    done = shell("run", path, "-p", 'names=["one", "three"]', "--json").json()
+    assert (done["result"], done["steps"]) == (16, 3)
+    shown = shell.look("runs", "show", done["run_id"], "--json").json()["steps"]
+    assert [step["event"] for step in shown] == ["cached", "cached", "completed"]
 
 
 def test_states(shell: Shell) -> None:
