@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import re
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -25,6 +27,7 @@ from agentflow.errors import (
 )
 from agentflow.journal.memory import MemoryJournal
 from agentflow.journal.protocol import RunFilter
+from agentflow.model.states import FINAL, TRANSITIONS
 from agentflow.states import (
     Cancelled,
     Cancelling,
@@ -759,3 +762,15 @@ def test_side_effects_may_return_states() -> None:
     assert [row.event for row in rows(journal) if row.effect and row.event != "intent"] == [
         "completed", "unknown", "not_done",
     ]  # fmt: skip
+
+
+def test_the_manual_has_the_table_of_transitions() -> None:
+    """docs/states-and-hooks.md says of each state which ones may follow, as the one table of the code does."""
+    text = (Path(__file__).parents[2] / "docs" / "states-and-hooks.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([A-Z]+)` \| .* \| (.*) \|$", text, re.MULTILINE)
+    told: dict[str, set[str]] = {}
+    for name, following in rows:
+        words = set(re.findall(r"`([A-Z]+)`", following))
+        ends = {state.value for state in FINAL} if "or an end" in following else set[str]()
+        told[name] = {"PENDING"} if following == "the same" else words | ends
+    assert told == {state.value: {after.value for after in allowed} for state, allowed in TRANSITIONS.items()}
