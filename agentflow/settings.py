@@ -16,8 +16,10 @@ class Settings:
 
     #: Folder of the embedded journal, the installation's key and the locks.
     home: Path = field(default_factory=lambda: Path.home() / ".agentflow")
-    #: ``sqlite:///path`` or ``memory:``; empty = ``<home>/agentflow.db``.
+    #: ``sqlite:///path``, ``postgresql://user@host/database`` or ``memory:``; empty = ``<home>/agentflow.db``.
     database_url: str = ""
+    #: Seconds after which a process on a PostgreSQL journal that is not heard of counts as dead.
+    lease: float = 30.0
     #: Seconds that a waiting run of a server stays in memory before it is evicted.
     suspend_after: float = 60.0
     #: Seconds between two looks at the journal for decisions made by other processes.

@@ -1,8 +1,11 @@
 """Marks what starts commands and servers: those tests have a target of their own, and the core suite stays quick."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.journal.postgres_server import PostgresServer, running_server
 
 SERVICES = {"cli", "mcp", "server", "workers"}
 HERE = Path(__file__).parent
@@ -14,3 +17,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.relative_to(HERE).parts[0] in SERVICES:
             item.add_marker(pytest.mark.service)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server, one for the whole session; each test has a schema of its own in it."""
+    with running_server(fsync=False) as server:
+        yield server

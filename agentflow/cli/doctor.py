@@ -23,7 +23,7 @@ from agentflow.settings import Settings
 from agentflow.version import VERSION
 
 #: Names of extras, and the module that each of them brings.
-EXTRAS = {"anthropic": "anthropic", "openai": "openai", "pydantic-ai": "pydantic_ai"}
+EXTRAS = {"anthropic": "anthropic", "openai": "openai", "postgres": "psycopg", "pydantic-ai": "pydantic_ai"}
 
 _OLDEST_SQLITE = (3, 37, 0)  # STRICT tables
 

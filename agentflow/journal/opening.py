@@ -35,18 +35,36 @@ def open_journal(settings: Settings | None = None) -> Journal:
 def _connect(url: str, settings: Settings) -> Journal:
     if url == "memory:":
         return MemoryJournal()
+    if url.partition("://")[0] in ("postgresql", "postgres"):
+        return _postgres(url, settings)
     scheme, separator, rest = url.partition(":///")
     if scheme != "sqlite" or not separator or not rest:
         message = (
-            f"AGENTFLOW_DATABASE_URL={url!r} is not an address of a journal; use sqlite:///PATH or memory:"
+            f"AGENTFLOW_DATABASE_URL={url!r} is not an address of a journal; use sqlite:///PATH, "
+            "postgresql://USER@HOST/DATABASE or memory:"
         )
         raise JournalOpenError(message)
+    return SqliteJournal(Path(rest), _key(settings))
+
+
+def _key(settings: Settings) -> bytes:
     try:
         settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         message = f"cannot make the folder {settings.home}: {error.strerror}; set AGENTFLOW_HOME to a writable folder"
         raise JournalOpenError(message) from None
-    return SqliteJournal(Path(rest), load_key(settings.home))
+    return load_key(settings.home)
+
+
+def _postgres(url: str, settings: Settings) -> Journal:
+    try:
+        from agentflow.journal.postgres import PostgresJournal  # noqa: PLC0415 - psycopg is an extra
+    except ImportError as error:
+        if not (error.name or "psycopg").startswith("psycopg"):
+            raise
+        message = "a journal on PostgreSQL needs the package psycopg: install agentflow[postgres]"
+        raise JournalOpenError(message) from error
+    return PostgresJournal(url, _key(settings), lease=settings.lease)
 
 
 def close_all() -> None:

@@ -1,4 +1,4 @@
-"""Brings a database to the schema of this version: numbered, forward only, checksummed, under the write lock."""
+"""Brings a SQLite database to the schema of this version: numbered, forward only, checksummed, under the write lock."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import apsw
 
 from agentflow.errors import JournalOpenError
-from agentflow.journal.sql import migrations
+from agentflow.journal.sql import migrations, to_apply
 
 _LEDGER = (
     "CREATE TABLE IF NOT EXISTS migration "
@@ -29,20 +29,9 @@ def migrate(connection: apsw.Connection, where: str) -> None:
         _check_owner(connection, where)
         connection.execute(_LEDGER)
         done = _applied(connection)
-        newest = max(done, default=0)
-        if newest > known[-1].number:
-            message = (
-                f"{where} was written by a newer version of agentflow (schema {newest}, this one knows "
-                f"{known[-1].number}); upgrade agentflow, or choose another AGENTFLOW_HOME"
-            )
-            raise JournalOpenError(message)
-        for migration in known:
-            if migration.number not in done:
-                connection.execute(migration.text).fetchall()
-                connection.execute("INSERT INTO migration VALUES (?, ?, ?)", migration[:2] + migration[3:])
-            elif done[migration.number] != migration.checksum:
-                message = f"{where}: migration {migration.number} differs from the one that was applied"
-                raise JournalOpenError(message)
+        for migration in to_apply(known, done, where, "choose another AGENTFLOW_HOME"):
+            connection.execute(migration.text).fetchall()
+            connection.execute("INSERT INTO migration VALUES (?, ?, ?)", migration[:2] + migration[3:])
         connection.execute(f"PRAGMA user_version={known[-1].number}")
         connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
         connection.execute("COMMIT")

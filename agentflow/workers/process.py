@@ -135,7 +135,7 @@ class Child:
         self._process = subprocess.Popen(  # noqa: S603 - the interpreter that the run was made with
             [python, "-P", "-m", "agentflow.workers.child", run.id, entrypoint],
             cwd=run.cwd if run.cwd and Path(run.cwd).is_dir() else None,
-            env=os.environ | settings.as_environment() | {"AGENTFLOW_DATABASE_URL": journal.url},
+            env=os.environ | settings.as_environment() | {"AGENTFLOW_DATABASE_URL": journal.address},
             stdin=subprocess.PIPE,  # it sees the end of this process there
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-HEAVY = {"anthropic", "fastmcp", "jinja2", "mcp", "openai", "pydantic_ai", "starlette", "uvicorn"}
+HEAVY = {"anthropic", "fastmcp", "jinja2", "mcp", "openai", "psycopg", "pydantic_ai", "starlette", "uvicorn"}
 
 
 @pytest.mark.parametrize(

@@ -8,22 +8,19 @@ from pathlib import Path
 import pytest
 
 from agentflow.errors import Fenced
-from agentflow.journal.memory import MemoryJournal
 from agentflow.journal.protocol import CacheFilter, CacheLock, CacheRow, Journal
 from agentflow.journal.protocol.cache import KEPT_EXPIRED, PRUNED_AT_ONCE
-from agentflow.journal.sqlite import SqliteJournal
 from agentflow.model.ids import new_id
 from agentflow.model.runs import NewRun, Origin, Run
 from agentflow.model.states import StateType
 from agentflow.model.steps import StepRow
+from tests.journal.stores import STORES, open_store
 
-KEY = b"k" * 32
 
-
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=STORES)
 def journal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Journal]:
     """Each store, empty."""
-    made: Journal = MemoryJournal(KEY) if request.param == "memory" else SqliteJournal(tmp_path / "j.db", KEY)
+    made = open_store(request, tmp_path)
     yield made
     made.close()
 

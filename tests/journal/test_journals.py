@@ -18,23 +18,19 @@ from agentflow.errors import (
     RunOwnedError,
     WaitNotFoundError,
 )
-from agentflow.journal.memory import MemoryJournal
 from agentflow.journal.protocol import Journal, RunFilter
-from agentflow.journal.sqlite import SqliteJournal
 from agentflow.model.ids import new_id
 from agentflow.model.runs import NewRun, Origin, Run
 from agentflow.model.states import StateType
 from agentflow.model.steps import LogRow, StepRow
 from agentflow.model.waits import Channel, Decision, Verdict, Wait, WaitKind
-
-KEY = b"k" * 32
-STORES = ["memory", "sqlite"]
+from tests.journal.stores import STORES, open_store
 
 
 @pytest.fixture(params=STORES)
 def journal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Journal]:
     """Each store, empty."""
-    made: Journal = MemoryJournal(KEY) if request.param == "memory" else SqliteJournal(tmp_path / "j.db", KEY)
+    made = open_store(request, tmp_path)
     yield made
     made.close()
 

@@ -159,9 +159,9 @@ def slots_in(journal: Journal) -> object:
     )
 
 
-def play(examples: int, steps: int) -> None:
+def play(examples: int, steps: int, machine: type[LimitedJournals] = LimitedJournals) -> None:
     run_state_machine_as_test(
-        LimitedJournals,
+        machine,
         settings=settings(
             max_examples=examples,
             stateful_step_count=steps,

@@ -10,15 +10,14 @@ import pytest
 from agentflow.errors import Fenced, LimitNotFoundError, UsageError
 from agentflow.journal.memory import MemoryJournal
 from agentflow.journal.protocol import Journal
-from agentflow.journal.sqlite import SqliteJournal
 from agentflow.model.ids import new_id
 from agentflow.model.limits import Claim, ConcurrencyLimitStrategy, Grant, Limit
 from agentflow.model.runs import NewRun, Origin, Run
 from agentflow.model.states import StateType
 from agentflow.model.steps import StepRow
 from tests.fundamentals.lives import Clock
+from tests.journal.stores import KEY, STORES, open_store
 
-KEY = b"k" * 32
 FREE, HELD, WAITING, REFUSED = Grant.UNLIMITED, Grant.HELD, Grant.WAITING, Grant.REFUSED
 
 
@@ -28,14 +27,10 @@ def clock() -> Clock:
     return Clock(1000.0)
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=STORES)
 def journal(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[Journal]:
     """Each store, empty."""
-    made: Journal = (
-        MemoryJournal(KEY, clock=clock)
-        if request.param == "memory"
-        else SqliteJournal(tmp_path / "j.db", KEY, clock=clock)
-    )
+    made = open_store(request, tmp_path, clock)
     yield made
     made.close()
 

@@ -59,7 +59,7 @@ class Journals(HistoryRules):
         self.folder = Path(tempfile.mkdtemp(prefix="agentflow-journals-"))
         self.now = 100.0
         self.oracle = Oracle(KEY, clock=self.clock)
-        self.stores = [self.opened(), self.opened()]
+        self.stores: list[Any] = [self.opened(), self.opened()]
         self.ids: list[str] = []
         self.waits: list[str] = []
         #: Which store owns a run.
@@ -71,7 +71,7 @@ class Journals(HistoryRules):
     def clock(self) -> float:
         return self.now
 
-    def opened(self) -> StruckJournal:
+    def opened(self) -> Any:
         return StruckJournal(self.folder / "j.db", self.clock)
 
     def teardown(self) -> None:
@@ -288,7 +288,10 @@ class Journals(HistoryRules):
     ) -> None:
         run = self.run_of(index)
         rows = [self.new_row(run, again=again) for _ in range(count)]
-        self.both(which, fault, lambda journal: journal.try_append(run.number, run.epoch + age, rows))
+        self.both(which, fault, lambda journal: self.tried(journal, run.number, run.epoch + age, rows))
+
+    def tried(self, journal: Journal, number: int, epoch: int, rows: list[StepRow]) -> bool:
+        return journal.try_append(number, epoch, rows)
 
     @rule(
         which=stores, index=small, age=ages, wait=st.none() | st.integers(0, 9), digest=names,

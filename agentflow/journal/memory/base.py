@@ -27,7 +27,7 @@ class MemoryBase:
     def __init__(self, key: bytes | None = None, *, clock: Callable[[], float] = time.time) -> None:
         self.key = key or os.urandom(32)
         self._clock = clock
-        self.url = "memory:"
+        self.url = self.address = "memory:"
         self._owner = f"memory:{os.getpid()}"
         self._lock = threading.RLock()
         self._runs: dict[int, Run] = {}

@@ -24,6 +24,8 @@ class Journal(RunVerbs, HistoryVerbs, StepVerbs, WaitVerbs, LimitVerbs, CacheVer
     key: bytes
     #: Where it is, for people.
     url: str
+    #: The same for other processes that are to open it (``AGENTFLOW_DATABASE_URL``); may hold a password.
+    address: str
 
     def version(self) -> int:
         """A number that differs after any process has committed something: a cheap hint to look again."""

@@ -1,7 +1,8 @@
 -- name: create_run
-INSERT INTO run (number, id, flow, name, entrypoint, parameters, fingerprint, origins, state, message, created, started,
+INSERT INTO run (id, flow, name, entrypoint, parameters, fingerprint, origins, state, message, created, started,
                  ended, result, error, epoch, owner, cwd, interpreter, tags, crashes, parent)
-VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, '', ?, ?, NULL, NULL, NULL, ?, ?, ?, ?, ?, 0, ?)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, '', ?, ?, NULL, NULL, NULL, ?, ?, ?, ?, ?, 0, ?)
+RETURNING number
 
 -- name: run_by_id
 SELECT * FROM run WHERE id = ?
@@ -18,7 +19,7 @@ SELECT epoch FROM run WHERE number = ?
 
 -- name: set_state
 UPDATE run SET state = ?1, message = ?2, ended = ?3, result = ?4, error = ?5,
-               owner = CASE WHEN ?6 = 1 AND ?3 IS NULL THEN '' ELSE owner END,
+               owner = CASE WHEN ?6 = 1 AND CAST(?3 AS DOUBLE PRECISION) IS NULL THEN '' ELSE owner END,
                started = CASE ?1 WHEN 'RUNNING' THEN coalesce(started, ?9) ELSE started END
 WHERE number = ?7 AND epoch = ?8
 
@@ -84,7 +85,7 @@ SELECT * FROM wait WHERE run = ? AND consumed IS NULL AND decided IS NOT NULL OR
 SELECT 1 FROM wait WHERE run = ?1 AND consumed IS NULL AND (decided IS NOT NULL OR due <= ?2) LIMIT 1
 
 -- name: insert_event
-INSERT INTO event VALUES (NULL, ?, ?, ?, ?, ?)
+INSERT INTO event (run, name, payload, sent, taken_by) VALUES (?, ?, ?, ?, NULL) RETURNING id
 
 -- name: first_untaken_event
 SELECT id, payload FROM event WHERE run = ? AND name = ? AND taken_by IS NULL ORDER BY id LIMIT 1
@@ -118,7 +119,8 @@ SELECT key, run, epoch, step, above FROM cache_lock WHERE key = ? AND held = 1
 SELECT key, run, epoch, step, above FROM cache_lock WHERE above = ?
 
 -- name: put_lock
-INSERT OR REPLACE INTO cache_lock VALUES (?, ?, ?, ?, ?, ?)
+INSERT INTO cache_lock VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (key, run, step) DO UPDATE SET epoch = excluded.epoch, above = excluded.above, held = excluded.held
 
 -- name: drop_key_locks
 DELETE FROM cache_lock WHERE key = ? AND held = 1
@@ -130,7 +132,7 @@ DELETE FROM cache_lock WHERE key = ? AND run = ? AND epoch = ? AND step = ?
 DELETE FROM cache_lock WHERE run = ?
 
 -- name: add_log
-INSERT INTO log VALUES (NULL, ?, ?, ?, ?, ?, ?)
+INSERT INTO log (run, at, level, logger, step, text) VALUES (?, ?, ?, ?, ?, ?)
 
 -- name: logs
 SELECT id, run, at, level, logger, step, text FROM log WHERE run = ? AND id > ? ORDER BY id LIMIT ?
@@ -176,13 +178,13 @@ SELECT * FROM slot WHERE name = ? AND granted IS NULL AND ticket > ? ORDER BY ti
 SELECT * FROM slot WHERE name = ? AND granted IS NOT NULL
 
 -- name: count_held_slots
-SELECT coalesce(sum(slots), 0) FROM slot WHERE name = ? AND granted IS NOT NULL
+SELECT CAST(coalesce(sum(slots), 0) AS BIGINT) FROM slot WHERE name = ? AND granted IS NOT NULL
 
 -- name: waited_limits
 SELECT DISTINCT name FROM slot WHERE granted IS NULL
 
 -- name: granted_claims
-SELECT DISTINCT claim FROM slot WHERE keeper = ? AND granted IS NOT NULL
+SELECT DISTINCT claim FROM slot WHERE keeper = ? AND granted IS NOT NULL ORDER BY claim
 
 -- name: renew_slots
 UPDATE slot SET expires = ?1 + lease WHERE keeper = ?2
@@ -199,7 +201,7 @@ SELECT ?1, ?2, ?3, ?4, ?5, ?6,
        NULL, 'running', '', NULL
 
 -- name: end_life
-UPDATE life SET ended = ?, end = ?, message = ?, account = ? WHERE run = ? AND number = ? AND end = 'running'
+UPDATE life SET ended = ?, "end" = ?, message = ?, account = ? WHERE run = ? AND number = ? AND "end" = 'running'
 
 -- name: lives
 SELECT * FROM life WHERE run = ? ORDER BY number

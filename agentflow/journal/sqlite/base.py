@@ -37,7 +37,8 @@ class SqliteBase:
     def __init__(
         self, path: Path, key: bytes, *, clock: Callable[[], float] = time.time, vfs: str = ""
     ) -> None:
-        self.key, self.path, self.url = key, path, f"sqlite:///{path}"
+        self.key, self.path = key, path
+        self.url = self.address = f"sqlite:///{path}"
         self.owner = f"{socket.gethostname()}:{os.getpid()}"
         self._clock = clock
         try:

@@ -10,6 +10,7 @@ import apsw
 from agentflow.journal import rules
 from agentflow.journal.protocol import CacheEntry, CacheFilter, CacheLock, CacheRow
 from agentflow.journal.protocol.cache import KEPT_EXPIRED, PRUNED_AT_ONCE
+from agentflow.journal.sql.filters import entries_wanted
 from agentflow.journal.sqlite.base import SQL, SqliteBase, check_epoch
 from agentflow.model.steps import LogRow
 
@@ -24,12 +25,12 @@ class SqliteCache(SqliteBase):
         return None if row is None else CacheRow(*row)
 
     def cache_entries(self, wanted: CacheFilter) -> list[CacheEntry]:
-        where, values = _where(wanted)
+        where, values = entries_wanted(wanted)
         sql = f"SELECT {_ENTRY} FROM cache WHERE {where} ORDER BY created DESC, key DESC LIMIT ?"  # noqa: S608 - fixed texts
         return [CacheEntry(*row) for row in self._all(sql, (*values, wanted.limit))]
 
     def clear_cache(self, wanted: CacheFilter) -> int:
-        where, values = _where(wanted)
+        where, values = entries_wanted(wanted)
 
         def work(db: apsw.Connection) -> int:
             db.execute(f"DELETE FROM cache WHERE {where}", values)  # noqa: S608 - fixed texts
@@ -98,16 +99,3 @@ def forget_run(db: apsw.Connection, number: int) -> None:
     """A run has ended: what it alone could use, and the locks that it held."""
     db.execute(SQL["drop_private_cache"], (number,))
     db.execute(SQL["drop_run_locks"], (number,))
-
-
-def _where(wanted: CacheFilter) -> tuple[str, list[Any]]:
-    clauses, values = ["1"], list[Any]()
-    for column in ("task", "name"):
-        text = getattr(wanted, column)
-        if text:
-            clauses.append(f"{column} = ?")
-            values.append(text)
-    if wanted.expired_by is not None:
-        clauses.append("expires <= ?")
-        values.append(wanted.expired_by)
-    return " AND ".join(clauses), values

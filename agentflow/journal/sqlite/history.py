@@ -52,8 +52,7 @@ class SqliteHistory(SqliteBase):
             source = self._need_run(db, fork.source)
             if self._ownership.is_held(source.number, source.epoch):
                 raise rules.being_run(source)
-            db.execute(SQL["create_run"], values)
-            number = db.last_insert_rowid()
+            number: int = db.execute(SQL["create_run"], values).get
             everybody = rules.with_origins((new.origin,), origins)
             db.execute(SQL["add_origin"], (",".join(everybody), number))
             db.executemany(SQL["append_step"], rules.renumbered(rows, number))

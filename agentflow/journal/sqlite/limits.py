@@ -11,8 +11,10 @@ import apsw
 
 from agentflow.errors import LimitNotFoundError
 from agentflow.journal import slots
+from agentflow.journal.sql.filters import slots_wanted
+from agentflow.journal.sql.limits import account_from, limit_from, limit_values, slot_from
 from agentflow.journal.sqlite.base import SQL, SqliteBase, check_epoch
-from agentflow.journal.sqlite.slots import SqliteSlots, account_from, limit_from, slot_from
+from agentflow.journal.sqlite.slots import SqliteSlots
 from agentflow.model.limits import Claim, Grant, Limit, Slot
 
 T = TypeVar("T")
@@ -33,11 +35,7 @@ class SqliteLimits(SqliteBase):
             found = table.account(limit.name)
             if found is not None and limit.declared and not found.limit.declared:
                 return
-            values = (
-                limit.name, limit.limit, int(limit.active), limit.slot_decay_per_second,
-                limit.collision_strategy.value, int(limit.declared), now,
-            )  # fmt: skip
-            db.execute(SQL["put_limit"], values)
+            db.execute(SQL["put_limit"], limit_values(limit, now))
             slots.settle(SqliteSlots(db, self._ownership), [limit.name], now)
 
         self._change(work)
@@ -100,14 +98,8 @@ class SqliteLimits(SqliteBase):
         return self._commit(work)
 
     def list_slots(self, *, limit: str = "", run_id: str = "", waiting_only: bool = False) -> list[Slot]:
-        clauses, values = ["1"], list[str]()
-        for column, value in (("name", limit), ("run_id", run_id)):
-            if value:
-                clauses.append(f"{column} = ?")
-                values.append(value)
-        if waiting_only:
-            clauses.append("granted IS NULL")
-        sql = f"SELECT * FROM slot WHERE {' AND '.join(clauses)} ORDER BY name, granted IS NULL, granted, ticket, claim"  # noqa: S608 - fixed texts
+        where, values = slots_wanted(limit, run_id, waiting_only=waiting_only)
+        sql = f"SELECT * FROM slot WHERE {where} ORDER BY name, granted IS NULL, granted, ticket, claim"  # noqa: S608 - fixed texts
         found = [slot_from(row) for row in self._all(sql, values)]
         now = self._clock()
         return self._reading(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import apsw
 
@@ -12,6 +12,7 @@ from agentflow.errors import JournalUnavailable, RunFinishedError, RunOwnedError
 from agentflow.journal import rules
 from agentflow.journal.protocol import RunFilter
 from agentflow.journal.rows import new_run, new_run_values, run_from
+from agentflow.journal.sql.filters import runs_wanted
 from agentflow.journal.sqlite.base import SQL, SqliteBase
 from agentflow.journal.sqlite.cache import forget_run
 from agentflow.model.lives import LifeEnd, end_of
@@ -40,8 +41,7 @@ class SqliteRuns(SqliteBase):
                 above = db.execute(SQL["state_of"], (new.parent,)).fetchone()
                 if above is not None:
                     rules.check_parent(StateType(above[0]), above[1])
-            db.execute(SQL["create_run"], values)
-            number = db.last_insert_rowid()
+            number: int = db.execute(SQL["create_run"], values).get
             if owned:
                 self._own(taken, number, 1, new.id, "another process")
             return number
@@ -195,26 +195,8 @@ class SqliteRuns(SqliteBase):
         return None if row is None else run_from(row)
 
     def list_runs(self, wanted: RunFilter) -> list[Run]:
-        clauses, values = ["1"], list[Any]()
-        if wanted.states:
-            clauses.append(f"state IN ({', '.join('?' * len(wanted.states))})")
-            values += [state.value for state in wanted.states]
-        if wanted.flow:
-            clauses.append("flow = ?")
-            values.append(wanted.flow)
-        if wanted.parent:
-            clauses.append("parent = ? AND parent != ''")
-            values.append(wanted.parent)
-        if wanted.before is not None:
-            clauses.append("number < ?")
-            values.append(wanted.before)
-        if wanted.id_end:
-            clauses.append("substr(id, -length(?)) = ?")
-            values += [wanted.id_end, wanted.id_end]
-        for tag in wanted.tags:
-            clauses.append("instr(char(10) || tags || char(10), char(10) || ? || char(10)) > 0")
-            values.append(tag)
-        sql = f"SELECT * FROM run WHERE {' AND '.join(clauses)} ORDER BY number DESC LIMIT ?"  # noqa: S608 - fixed texts
+        where, values = runs_wanted(wanted)
+        sql = f"SELECT * FROM run WHERE {where} ORDER BY number DESC LIMIT ?"  # noqa: S608 - fixed texts
         return [run_from(row) for row in self._all(sql, (*values, wanted.limit))]
 
     def due_runs(self, now: float, *, after: int = 0, limit: int | None = None) -> list[Run]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import apsw
 
 from agentflow.journal.locks import Ownership
 from agentflow.journal.slots import Account
+from agentflow.journal.sql.limits import account_from, slot_from
 from agentflow.journal.sqlite.base import SQL
-from agentflow.model.limits import ConcurrencyLimitStrategy, Limit, Slot
+from agentflow.model.limits import Slot
 
 
 class SqliteSlots:
@@ -62,18 +60,3 @@ class SqliteSlots:
         if slot.run and self._db.execute(SQL["run_epoch"], (slot.run,)).get != slot.epoch:
             return False
         return self._ownership.is_held(slot.run, slot.epoch)
-
-
-def account_from(row: Sequence[Any]) -> Account:
-    """A row of table ``concurrency_limit``."""
-    return Account(limit_from(row), row[6], row[7])
-
-
-def limit_from(row: Sequence[Any]) -> Limit:
-    """The limit of a row of table ``concurrency_limit``."""
-    return Limit(row[0], row[1], bool(row[2]), row[3], ConcurrencyLimitStrategy(row[4]), bool(row[5]))
-
-
-def slot_from(row: Sequence[Any]) -> Slot:
-    """A row of table ``slot``."""
-    return Slot(*row[:14], spends=bool(row[14]))

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import apsw
 import orjson
 
 from agentflow.errors import RunFinishedError, WaitNotFoundError
 from agentflow.journal import rules
 from agentflow.journal.rows import decision_bytes, run_from, wait_from, wait_values
+from agentflow.journal.sql.filters import waits_wanted
 from agentflow.journal.sqlite.base import SQL, SqliteBase, check_epoch
 from agentflow.model.waits import Decision, Verdict, Wait, WaitKind
-
-_OPEN = (
-    "decided IS NULL AND consumed IS NULL AND (SELECT state FROM run WHERE number = wait.run) "
-    "NOT IN ('COMPLETED', 'FAILED', 'CANCELLED', 'CRASHED')"
-)
 
 
 class SqliteWaits(SqliteBase):
@@ -80,15 +74,9 @@ class SqliteWaits(SqliteBase):
         kinds: frozenset[WaitKind] = frozenset(),
         limit: int = 200,
     ) -> list[Wait]:
-        clauses, values = [_OPEN if open_only else "1"], list[Any]()
-        if number is not None:
-            clauses.append("run = ?")
-            values.append(number)
-        if kinds:
-            clauses.append(f"kind IN ({', '.join('?' * len(kinds))})")
-            values += [kind.value for kind in kinds]
+        where, values = waits_wanted(number, kinds, open_only=open_only)
         order = "opened, id" if open_only or number is not None else "opened DESC, id DESC"
-        sql = f"SELECT * FROM wait WHERE {' AND '.join(clauses)} ORDER BY {order} LIMIT ?"  # noqa: S608 - fixed texts
+        sql = f"SELECT * FROM wait WHERE {where} ORDER BY {order} LIMIT ?"  # noqa: S608 - fixed texts
         return [wait_from(row) for row in self._all(sql, (*values, limit))]
 
     def unread_answers(self, number: int) -> list[Wait]:
@@ -100,8 +88,7 @@ class SqliteWaits(SqliteBase):
             if run.state.is_final:
                 raise RunFinishedError(run_id, run.state.value)
             orjson.loads(payload)
-            db.execute(SQL["insert_event"], (run.number, name, payload, now, None))
-            event_id = db.last_insert_rowid()
+            event_id: int = db.execute(SQL["insert_event"], (run.number, name, payload, now)).get
             waiting = db.execute(SQL["first_waiting_for_event"], (run.number, name)).get
             if waiting is None:
                 return None

@@ -1,0 +1,208 @@
+"""Verbs of runs: made, claimed, moved from state to state, listed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agentflow.errors import RunFinishedError, RunOwnedError
+from agentflow.journal import rules
+from agentflow.journal.postgres.base import PostgresBase, check_epoch, locked_run
+from agentflow.journal.postgres.cache import forget_run
+from agentflow.journal.postgres.connections import Session
+from agentflow.journal.postgres.statements import SQL
+from agentflow.journal.protocol import RunFilter
+from agentflow.journal.rows import new_run, new_run_values, run_from
+from agentflow.journal.sql.filters import runs_wanted
+from agentflow.model.lives import LifeEnd, end_of
+from agentflow.model.runs import NewRun, Origin, Run
+from agentflow.model.states import StateType
+from agentflow.model.steps import SEQUENCE_BITS, StepRow
+
+_STOPPED = b"UPDATE run SET state = $1, ended = $2 WHERE number = $3"
+
+
+class PostgresRuns(PostgresBase):
+    """See `agentflow.journal.protocol.runs.RunVerbs`."""
+
+    def create_run(
+        self, new: NewRun, *, state: StateType = StateType.RUNNING, owned: bool | None = None
+    ) -> Run:
+        owned = state is StateType.RUNNING if owned is None else owned
+        owner = self.owner if owned else ""
+        values = new_run_values(new, state, owner)
+
+        def work(db: Session) -> int:
+            if new.parent:
+                above = db.one(SQL["parent_locked"], (new.parent,))
+                if above is not None:
+                    rules.check_parent(StateType(above[0]), above[1])
+            if db.one(SQL["state_of"], (new.id,)) is not None:  # before it has taken a number
+                raise ValueError(f"the journal holds this already (run {new.id})")
+            return int(db.value(SQL["create_run"], values))
+
+        def start(db: Session, keeper: int) -> int:
+            number = work(db)
+            db.do(SQL["keep_run"], (keeper, number))
+            return number
+
+        number = self._commit_claim(start) if owned else self._commit(work)
+        self._notify()
+        return new_run(new, state, owner, number)
+
+    def claim_run(
+        self,
+        run_id: str,
+        *,
+        take_over: bool = False,
+        start: bool = True,
+        fingerprint: str = "",
+        origin: Origin | None = None,
+    ) -> Run:
+        def work(db: Session, keeper: int) -> Run:
+            run, held = locked_run(db, run_id)
+            if run.state.is_final:
+                raise RunFinishedError(run_id, run.state.value)
+            if held and not take_over:
+                raise RunOwnedError(run_id, run.owner or "another process")
+            crashed = 1 if run.state is StateType.RUNNING and run.owner else 0
+            now = self._now(db)
+            lost = LifeEnd.TAKEN_OVER if held else LifeEnd.CRASHED
+            asked = "" if origin is None else origin.value
+            _end_life(db, run.number, run.epoch, run.owner, now, lost)
+            with db.in_one_go():
+                db.do(SQL["claim_run"], (self.owner, now, crashed, run.number, int(start)))
+                db.do(SQL["keep_run"], (keeper, run.number))
+                life = (run.number, run.epoch + 1, now, self.owner, asked, fingerprint)
+                db.do(SQL["begin_life"], life)
+                claimed = db.all(SQL["run_by_id"], (run_id,))
+            return run_from(claimed[0])
+
+        self._bury_the_dead()
+        run = self._commit_claim(work)
+        self._notify()
+        return run
+
+    def release_run(self, run: Run) -> None:
+        def work(db: Session) -> None:
+            now = self._now(db)
+            state = db.value(SQL["release_run"], (run.number, run.epoch))
+            if state is None:
+                return
+            end = LifeEnd.INTERRUPTED
+            if state == StateType.CANCELLING and _is_undone(db, run.number):
+                state = StateType.CANCELLED.value
+                db.do(_STOPPED, (state, now, run.number))
+            if StateType(state).is_final:
+                end = end_of(StateType(state))
+                forget_run(db, run.number)
+            db.do(SQL["let_go_of_run"], (run.number, run.epoch, self._keeper.number))
+            _end_life(db, run.number, run.epoch, self.owner, now, end)
+
+        self._commit(work)
+        self._notify()
+
+    def set_state(
+        self,
+        number: int,
+        epoch: int,
+        state: StateType,
+        *,
+        message: str = "",
+        result: bytes | None = None,
+        error: bytes | None = None,
+        durable: bool = True,
+        release: bool = False,
+        account: bytes | None = None,
+    ) -> None:
+        def work(db: Session) -> None:
+            check_epoch(db, number, epoch)
+            row = db.one(b"SELECT state, epoch, message FROM run WHERE number = $1", (number,))
+            over = release and row is not None and row[0] == StateType.CANCELLING and _is_undone(db, number)
+            stored, why = rules.next_state(row, epoch, state, message, over=over)
+            now = self._now(db)
+            ended = now if stored.is_final else None
+            values = (stored.value, why, ended, result, error, int(release), number, epoch, now)
+            with db.in_one_go():
+                db.do(SQL["set_state"], values)
+                if release:
+                    db.do(SQL["let_go_of_run"], (number, epoch, self._keeper.number))
+                if stored.is_final:
+                    forget_run(db, number)
+            if release or stored.is_final:
+                _end_life(db, number, epoch, self.owner, now, end_of(stored), why, account)
+
+        self._commit(work, durable=durable or release)
+        self._notify()
+
+    def add_origin(self, run_id: str, origin: Origin) -> None:
+        def work(db: Session) -> None:
+            run, _ = locked_run(db, run_id)
+            if origin not in run.origins:
+                db.do(SQL["add_origin"], (",".join((*run.origins, origin)), run.number))
+
+        self._commit(work)
+
+    def request_cancel(self, run_id: str, message: str) -> Run:
+        def work(db: Session) -> Run:
+            run, held = locked_run(db, run_id)
+            if run.state.is_final:
+                raise RunFinishedError(run_id, run.state.value)
+            self._cancel(db, run, message, held=held)
+            seen: set[str] = set()
+            # once more after each round: another process may just have started a run below one of them
+            while ids := [row[1] for row in db.all(SQL["live_descendants"], (run_id,)) if row[1] not in seen]:
+                for child_id in ids:
+                    child, child_held = locked_run(db, child_id)
+                    if not child.state.is_final:
+                        self._cancel(db, child, rules.with_parent(run_id, message), held=child_held)
+                seen.update(ids)
+            return run_from(db.all(SQL["run_by_id"], (run_id,))[0])
+
+        self._bury_the_dead()
+        run = self._commit(work)
+        self._notify()
+        return run
+
+    def _cancel(self, db: Session, run: Run, message: str, *, held: bool) -> None:
+        over = not held and _is_undone(db, run.number)
+        state, why = rules.cancelled_state(run.state, run.message, message, over=over)
+        ended = self._now(db) if state.is_final else None
+        db.do(SQL["cancel"], (state.value, why, ended, run.number))
+        if state.is_final:
+            forget_run(db, run.number)
+
+    def get_run(self, run_id: str) -> Run | None:
+        row = self._one(SQL["run_by_id"], (run_id,))
+        return None if row is None else run_from(row)
+
+    def list_runs(self, wanted: RunFilter) -> list[Run]:
+        where, values = runs_wanted(wanted)
+        sql = f"SELECT * FROM run WHERE {where} ORDER BY number DESC LIMIT ?"  # noqa: S608 - fixed texts
+        return [run_from(row) for row in self._find(sql, (*values, wanted.limit))]
+
+    def due_runs(self, now: float, *, after: int = 0, limit: int | None = None) -> list[Run]:
+        return [run_from(row) for row in self._all(SQL["due_runs"], (after, now, limit))]
+
+    def is_owned(self, run: Run) -> bool:
+        return self._one(SQL["run_is_owned"], (run.number,)) is not None
+
+
+def _is_undone(db: Session, number: int) -> bool:
+    span: tuple[Any, ...] = (number << SEQUENCE_BITS, (number + 1) << SEQUENCE_BITS)
+    return rules.is_undone(StepRow(*row) for row in db.all(SQL["transactions"], span))
+
+
+def _end_life(
+    db: Session,
+    number: int,
+    epoch: int,
+    owner: str,
+    now: float,
+    end: LifeEnd,
+    message: str = "",
+    account: bytes | None = None,
+) -> None:
+    """A first life gets its row at its end, and none if it completed its run: the run's row says all of it then."""
+    changed = db.do(SQL["end_life"], (now, end.value, message, account, number, epoch))
+    if epoch == 1 and not changed and (end is not LifeEnd.COMPLETED or account is not None):
+        db.do(SQL["keep_first_life"], (number, owner, now, end.value, message, account))

@@ -1,0 +1,99 @@
+-- What PostgreSQL says differently, or what only it needs: leases instead of file locks, locks of rows instead of one
+-- writer at a time.
+
+-- name: run_by_id_locked
+SELECT run.*, keeper FROM run WHERE id = ? FOR NO KEY UPDATE
+
+-- name: run_locked
+SELECT run.*, keeper FROM run WHERE number = ? FOR NO KEY UPDATE
+
+-- name: parent_locked
+SELECT state, message FROM run WHERE id = ? FOR SHARE
+
+-- name: epoch_locked
+SELECT epoch, keeper FROM run WHERE number = ? FOR NO KEY UPDATE
+
+-- name: fence
+SELECT fence(?, ?)
+
+-- name: append_step_fenced
+INSERT INTO step SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16
+FROM run WHERE number = ?1 >> 32 AND epoch = ?17 AND keeper IS DISTINCT FROM 0 FOR SHARE NOWAIT
+
+-- name: steps_by_id
+SELECT * FROM step WHERE id = ANY(?) ORDER BY id
+
+-- name: due_runs
+SELECT * FROM run
+WHERE number > ? AND state NOT IN ('COMPLETED', 'FAILED', 'CANCELLED', 'CRASHED', 'SCHEDULED')
+  AND (keeper IS NULL OR keeper NOT IN (SELECT id FROM live_keeper))
+  AND (state != 'PAUSED' OR EXISTS (
+    SELECT 1 FROM wait WHERE wait.run = run.number AND consumed IS NULL AND (decided IS NOT NULL OR due <= ?)))
+ORDER BY number LIMIT ?
+
+-- name: keep_first_life
+INSERT INTO life
+SELECT number, 1, created, ?2, split_part(origins, ',', 1), fingerprint, 1, ?3, ?4, ?5, ?6 FROM run WHERE number = ?1
+ON CONFLICT DO NOTHING
+
+-- name: run_is_owned
+SELECT 1 FROM run JOIN live_keeper ON live_keeper.id = run.keeper WHERE number = ?
+
+-- name: claim_is_live
+SELECT 1 FROM run JOIN live_keeper ON live_keeper.id = run.keeper WHERE number = ? AND epoch = ?
+
+-- name: keep_run
+UPDATE run SET keeper = ? WHERE number = ?
+
+-- name: let_go_of_run
+UPDATE run SET keeper = NULL WHERE number = ? AND epoch = ? AND keeper = ?
+
+-- name: let_go_of_runs
+UPDATE run SET keeper = NULL WHERE keeper = ?
+
+-- name: add_keeper
+INSERT INTO keeper (owner, lease, expires) VALUES (?, ?, clock_seconds() + ?) RETURNING id
+
+-- name: keeper_locked
+SELECT 1 FROM keeper WHERE id = ? FOR KEY SHARE
+
+-- name: renew_keeper
+UPDATE keeper SET expires = clock_seconds() + lease WHERE id = ?
+
+-- name: drop_keeper
+DELETE FROM keeper WHERE id = ?
+
+-- name: keeper_is_live
+SELECT 1 FROM live_keeper WHERE id = ?
+
+-- name: lapsed_keepers
+SELECT id FROM keeper WHERE id NOT IN (SELECT id FROM live_keeper)
+
+-- name: bury_keeper
+DELETE FROM keeper WHERE id = ? AND id NOT IN (SELECT id FROM live_keeper)
+
+-- name: orphan_runs
+UPDATE run SET keeper = 0 WHERE keeper = ?
+
+-- name: begin_once
+INSERT INTO receipt VALUES (?, ?, clock_seconds())
+ON CONFLICT (writer) DO UPDATE SET serial = excluded.serial, at = excluded.at WHERE receipt.serial < excluded.serial
+RETURNING at
+
+-- name: drop_receipts
+DELETE FROM receipt WHERE writer = ? OR at < clock_seconds() - 86400
+
+-- name: alone
+SELECT pg_advisory_xact_lock(hashtext(current_schema()), CAST(? AS INTEGER))
+
+-- name: announce
+SELECT pg_notify(?, ?)
+
+-- name: version
+SELECT hashtextextended(CAST(pg_current_snapshot() AS TEXT), 0)
+
+-- name: found_steps
+SELECT id FROM step WHERE id = ANY(?)
+
+-- name: drop_lapsed_keepers
+DELETE FROM keeper WHERE expires < clock_seconds() - 86400 AND id NOT IN (SELECT keeper FROM run WHERE keeper IS NOT NULL)

@@ -1,0 +1,168 @@
+"""A PostgreSQL server that stops, crashes and comes back under load: nothing acknowledged is lost, nothing is twice."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from agentflow.errors import JournalUnavailable
+from agentflow.journal.postgres import PostgresJournal
+from agentflow.model.runs import Run
+from agentflow.model.states import StateType
+from agentflow.model.waits import Decision, Verdict, Wait, WaitKind
+from tests.journal.postgres_driver import KEY, new, row
+from tests.journal.postgres_server import PostgresServer, running_server
+
+pytestmark = [pytest.mark.service, pytest.mark.timeout(240)]
+LEASE = 2.0
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    """A server that these tests may stop; it puts to disk what it says that it has."""
+    with running_server() as running:
+        yield running
+
+
+class Load:
+    """Threads that write without a pause, each into a run of its own, and remember what was acknowledged."""
+
+    def __init__(self, journal: PostgresJournal, threads: int) -> None:
+        self.journal = journal
+        self.runs = [journal.create_run(new(f"run-{number}")) for number in range(threads)]
+        self.acknowledged: list[set[int]] = [set() for _ in range(threads)]
+        self.errors: list[BaseException] = []
+        self.states = 0
+        self._over = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._write, args=(index,), daemon=True) for index in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _write(self, index: int) -> None:
+        run, sequence = self.runs[index], 0
+        try:
+            while not self._over.is_set():
+                sequence += 1
+                self._step(run, index, sequence)
+        except BaseException as error:
+            self.errors.append(error)
+            raise
+
+    def _step(self, run: Run, index: int, sequence: int) -> None:
+        written = row(run, sequence)
+        if sequence % 20 == 0:
+            self.journal.append(run.number, run.epoch, [written], durable=True)
+        elif sequence % 7 == 0:
+            if not self.journal.try_append(run.number, run.epoch, [written]):
+                self.journal.append(run.number, run.epoch, [written])
+        else:
+            self.journal.append(run.number, run.epoch, [written])
+        self.acknowledged[index].add(written.id)
+        if sequence % 50 == 0:
+            wait = Wait(
+                id=f"wait-{index}-{sequence}", run=run.number, run_id=run.id, flow="f", step="", kind=WaitKind.INPUT,
+                name="n", question={}, schema={}, digest="", policy="", opened=1.0, due=None,
+            )  # fmt: skip
+            self.journal.open_wait(run.epoch, wait)
+            self.journal.decide(wait.id, Decision(Verdict.ANSWERED, sequence), now=2.0)
+            self.states += 1
+
+    def progress(self, rows: int) -> None:
+        """Until every thread has written so many more."""
+        targets = [len(mine) + rows for mine in self.acknowledged]
+        while not self.errors and any(
+            len(mine) < target for mine, target in zip(self.acknowledged, targets, strict=True)
+        ):
+            self._over.wait(0.01)
+
+    def end(self) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+        assert self.errors == []
+        for run, mine in zip(self.runs, self.acknowledged, strict=True):
+            stored = [found.id for found in self.journal.steps(run.number)]
+            assert sorted(stored) == stored
+            assert mine - set(stored) == set()
+            assert len(set(stored)) == len(stored)
+            answered = self.journal.list_waits(number=run.number, open_only=False)
+            assert all(wait.decision is not None for wait in answered)
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+def test_a_server_that_restarts_five_times_under_load(server: PostgresServer, mode: str) -> None:
+    """Writers see nothing of it. "immediate" is a crash: also what was not on the server's disk is written again."""
+    journal = PostgresJournal(server.url(), KEY)
+    load = Load(journal, 4)
+    for _ in range(5):
+        load.progress(60)
+        server.stop(mode)
+        server.start()
+    load.progress(60)
+    load.end()
+    written = sum(map(len, load.acknowledged))
+    print(
+        f"{mode}: {written} rows and {load.states} answers acknowledged over 5 restarts, none lost, none twice"
+    )
+    journal.close()
+
+
+def test_a_crash_takes_nothing_from_a_process_that_lives_on() -> None:
+    """Rows that the server had acknowledged and not yet written to its disk are written again."""
+    with running_server(wal_writer_delay="10s") as server:
+        journal = PostgresJournal(server.url(), KEY)
+        run = journal.create_run(new("run"))
+        for sequence in range(1, 51):
+            journal.append(run.number, run.epoch, [row(run, sequence)])
+        server.stop("immediate")
+        server.start()
+        assert len(journal.steps(run.number)) < 50
+        journal.append(run.number, run.epoch, [row(run, 51)])
+        assert [found.id & 0xFF for found in journal.steps(run.number)] == list(range(1, 52))
+        journal.close()
+
+
+def test_runs_outlive_an_outage_that_is_longer_than_a_lease(server: PostgresServer) -> None:
+    """Nobody could renew a lease meanwhile: each has its whole length again once the server is back."""
+    url = server.url()
+    journal, onlooker = PostgresJournal(url, KEY, lease=LEASE), PostgresJournal(url, KEY)
+    run = journal.create_run(new("run"))
+    server.stop()
+    with pytest.raises(psycopg.OperationalError):
+        psycopg.connect(url.partition("?")[0])
+    down = time.monotonic()
+    while time.monotonic() < down + LEASE:
+        assert not journal.try_append(run.number, run.epoch, [row(run, 1)])
+    server.start()
+    assert onlooker.is_owned(run)
+    assert onlooker.due_runs(9.0) == []
+    journal.append(run.number, run.epoch, [row(run, 1)])
+    journal.set_state(run.number, run.epoch, StateType.COMPLETED, release=True)
+    journal.close()
+    onlooker.close()
+
+
+def test_a_server_that_stays_away_stops_the_run(server: PostgresServer) -> None:
+    """After a bounded time, with what to do; once it is back, the same journal goes on, with every row once."""
+    journal = PostgresJournal(server.url(), KEY, patience=0.3)
+    run = journal.create_run(new("run"))
+    server.stop()
+    assert not journal.try_append(run.number, run.epoch, [row(run, 1)])
+    for attempt in (
+        lambda: journal.append(run.number, run.epoch, [row(run, 1)]),
+        lambda: journal.set_state(run.number, run.epoch, StateType.PAUSED),
+        lambda: journal.steps(run.number),
+    ):
+        with pytest.raises(JournalUnavailable, match="resume the run"):
+            attempt()
+    server.start()
+    journal.append(run.number, run.epoch, [row(run, 1)])
+    journal.append(run.number, run.epoch, [row(run, 2)])
+    assert [found.id & 0xFF for found in journal.steps(run.number)] == [1, 2]
+    journal.close()
