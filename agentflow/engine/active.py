@@ -221,6 +221,10 @@ class ActiveRun:
             for around in frame.enclosing():
                 if around.compensating:
                     return
+                if (
+                    around.policy.side_effect and not around.revoked
+                ):  # it runs to its end, whoever has given up
+                    return
                 if around.revoked:
                     message = (
                         f"{around.policy.name} ran past its timeout; what its thread still does is refused"

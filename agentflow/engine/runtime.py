@@ -19,7 +19,7 @@ from agentflow.engine.context import CURRENT, Frame
 from agentflow.engine.seats import lent, seat, sit, standing
 from agentflow.engine.shielding import Interrupted as Interrupted  # noqa: PLC0414 - it is raised from here
 from agentflow.engine.shielding import finish
-from agentflow.errors import ColourError
+from agentflow.errors import ColourError, Revoked
 from agentflow.journal.protocol import CacheRow
 
 if TYPE_CHECKING:
@@ -312,21 +312,42 @@ class Loop:
         kwargs: dict[str, Any],
         frame: Frame,
     ) -> Any:
-        del frame
-        return await self.limited(seconds, function, args, kwargs)
+        """It is cancelled when time is up, and its attempt revoked: it may clean up, but not call anything new."""
+        try:
+            return await self.limited(seconds, function, args, kwargs, lambda: frame.run.revoke(frame))
+        except Revoked:
+            if frame.root.revoked:
+                raise Overdue from None
+            raise
 
     async def limited(
-        self, seconds: float, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+        self,
+        seconds: float,
+        function: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        late: Callable[[], None] = lambda: None,
     ) -> Any:
-        """Await the user's function; raises `Overdue` when time is up, after it has been cancelled."""
-        limit = asyncio.timeout(seconds)
+        """Await the user's function; raises `Overdue` when time is up, after `late` was called and it was cancelled."""
+        loop, limit = asyncio.get_running_loop(), asyncio.timeout(None)
+
+        def strike() -> None:
+            late()
+            limit.reschedule(loop.time())
+
+        timer = loop.call_later(seconds, strike)
         try:
             async with limit:
-                return await function(*args, **kwargs)
+                value = await function(*args, **kwargs)
         except TimeoutError:
             if limit.expired():
                 raise Overdue from None
             raise
+        finally:
+            timer.cancel()
+        if limit.expired():  # it took no notice
+            raise Overdue
+        return value
 
     async def pause(self, run: ActiveRun, seconds: float) -> None:
         if run.options.sleep_async is not None:
