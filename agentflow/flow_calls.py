@@ -13,6 +13,7 @@ from agentflow.engine.flow_run import Body, Outcome
 from agentflow.engine.flow_streams import flow_stream
 from agentflow.engine.generators import refuse_state, stream_of
 from agentflow.engine.places import TaskRunner
+from agentflow.engine.policy import StepPolicy
 from agentflow.engine.runtime import INLINE, LOOP, Runtime, drive
 from agentflow.engine.termination import live, live_on_loop
 from agentflow.errors import DefinitionError, ParameterError
@@ -40,8 +41,8 @@ async def _asked(flow: Any, request: Request, rt: Runtime) -> Any:
         if not request.return_state:
             raise
         arguments = flow.binder.arguments(args, kwargs)
-        policy = replace(flow.policy, retries=0, timeout_seconds=None)
-        body = Body(policy, refusing(error, is_async=request.is_async), (), {}, request.is_async)
+        refuse = refusing(error, is_async=request.is_async)
+        body = Body(refusal_policy(flow.policy), refuse, (), {}, request.is_async)
     active = flow.begin(arguments)
     outcome = await live_on_loop(active, body) if rt.awaits else live(active, body)
     return outcome.as_state() if request.return_state else value_of(outcome)
@@ -66,6 +67,12 @@ def items_of(flow: Any, request: Request, frame: Frame | None) -> Any:
     args, kwargs = flow.binder.rebind(arguments)
     body = Body(flow.policy, flow.fn, args, kwargs, request.is_async)
     return flow_stream(lambda: flow.begin(arguments), body)
+
+
+def refusal_policy(policy: StepPolicy) -> StepPolicy:
+    """The options of a call that fails before its body begins: it is never running."""
+    hooks = None if policy.hooks is None else replace(policy.hooks, on_running=())
+    return replace(policy, retries=0, timeout_seconds=None, hooks=hooks)
 
 
 def refusing(error: ParameterError, *, is_async: bool) -> Callable[..., Any]:

@@ -38,7 +38,15 @@ from agentflow.errors import (
     MissingContextError,
     ParameterError,
 )
-from agentflow.flow_calls import ask, items_of, refusing, runner_from, value_of, with_parameters
+from agentflow.flow_calls import (
+    ask,
+    items_of,
+    refusal_policy,
+    refusing,
+    runner_from,
+    value_of,
+    with_parameters,
+)
 from agentflow.hooks import FLOW_HOOKS, FlowHooks, Hook, hooks_from
 from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Journal
@@ -225,8 +233,8 @@ class Flow(Reruns, FlowHooks, Generic[P, R_co]):
             return self._call_in(frame, args, kwargs)
         except ParameterError as error:
             arguments = self.binder.arguments(args, kwargs)
-            policy = replace(self._step_policy, retries=0, timeout_seconds=None)
-            return self._call(frame, arguments, policy, refusing(error, is_async=self.is_async), (), {})
+            refuse = refusing(error, is_async=self.is_async)
+            return self._call(frame, arguments, refusal_policy(self._step_policy), refuse, (), {})
 
     def _call(
         self,

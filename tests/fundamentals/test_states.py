@@ -396,14 +396,20 @@ def test_too_few_arguments_raise_even_where_a_state_is_wanted(journal: MemoryJou
 def test_arguments_of_wrong_types_fail_a_run_whose_state_is_wanted(
     colour: str, journal: MemoryJournal
 ) -> None:
-    """The failed run is there to be seen; without `return_state` the call raises, and there is no run."""
+    """The failed run is there to be seen, and its hooks are told; without `return_state` the call raises: no run."""
     ran: list[int] = []
+    told: list[str] = []
 
-    @flow(retries=3, retry_delay_seconds=100)
+    def tell(subject: Any, run: Any, state: State[Any]) -> None:
+        told.append(state.name)
+
+    hooks: dict[str, Any] = {"on_running": [tell], "on_failure": [tell], "on_completion": [tell]}
+
+    @flow(retries=3, retry_delay_seconds=100, **hooks)
     def run(x: int) -> None:
         ran.append(x)
 
-    @flow(retries=3, retry_delay_seconds=100)
+    @flow(retries=3, retry_delay_seconds=100, **hooks)
     async def run_async(x: int) -> None:
         ran.append(x)
 
@@ -414,7 +420,7 @@ def test_arguments_of_wrong_types_fail_a_run_whose_state_is_wanted(
         state.result()
     (kept,) = journal.list_runs(RunFilter())
     assert kept.state is StateType.FAILED
-    assert ran == []
+    assert (ran, told) == ([], ["Failed"])  # it has never run
     with pytest.raises(ParameterError):
         called("one")
     assert len(journal.list_runs(RunFilter())) == 1
