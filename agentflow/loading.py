@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any, cast
 
 from agentflow.background import PREFIX, background_flow
+from agentflow.callables import default_name
 from agentflow.errors import FlowNotFoundError, UsageError
 from agentflow.flows import Flow
 from agentflow.tasks import Task
@@ -87,38 +88,43 @@ def flows_in(module: ModuleType) -> dict[str, Flow[..., Any]]:
     return found
 
 
-def tasks_in(module: ModuleType) -> dict[str, Task[..., Any]]:
-    """The tasks that a module defines or imports, by their names."""
-    found: dict[str, Task[..., Any]] = {}
+def tasks_in(module: ModuleType) -> list[Task[..., Any]]:
+    """The tasks that a module defines or imports, those that are methods of its own classes among them."""
+    values = list(vars(module).values())
     for value in vars(module).values():
-        if isinstance(value, Task):
-            task = cast("Task[..., Any]", value)
-            found.setdefault(task.name, task)
-    return found
+        if isinstance(value, type) and value.__module__ == module.__name__:
+            values += vars(value).values()
+    tasks = [cast("Task[..., Any]", value) for value in values if isinstance(value, Task)]
+    return list({id(task): task for task in tasks}.values())
 
 
-def load_tasks(targets: list[str] | tuple[str, ...]) -> dict[str, Task[..., Any]]:
-    """The tasks of several ``FILE`` or ``FILE:NAME``, by name.
-
-    Raises `FlowNotFoundError` where there is none of that name, `UsageError` where two have the same name.
-    """
-    found: dict[str, Task[..., Any]] = {}
+def find_tasks(targets: list[str] | tuple[str, ...]) -> list[Task[..., Any]]:
+    """The tasks of several ``FILE`` or ``FILE:NAME``. Raises `FlowNotFoundError` where there is none of that name."""
+    found: dict[int, Task[..., Any]] = {}
     for target in targets:
         file, name = split_target(target)
         module = load_module(file)
         tasks = tasks_in(module)
         if name:
             named = getattr(module, name, None)
-            chosen = cast("Task[..., Any]", named) if isinstance(named, Task) else tasks.get(name)
-            if chosen is None:
-                listed = ", ".join(sorted(tasks)) or "none"
+            chosen = [cast("Task[..., Any]", named)] if isinstance(named, Task) else []
+            chosen = chosen or [task for task in tasks if name in {task.name, default_name(task.fn)}]
+            if not chosen:
+                listed = ", ".join(sorted(task.name for task in tasks)) or "none"
                 message = f"{file} has no task {name!r}; it has: {listed}"
                 raise FlowNotFoundError(message)
-            tasks = {chosen.name: chosen}
-        for task in tasks.values():
-            if found.setdefault(task.name, task) is not task:
-                message = f"two tasks are named {task.name!r}; give one of them @task(name=...)"
-                raise UsageError(message)
+            tasks = chosen
+        found |= {id(task): task for task in tasks}
+    return list(found.values())
+
+
+def load_tasks(targets: list[str] | tuple[str, ...]) -> dict[str, Task[..., Any]]:
+    """Like `find_tasks`, by name. Raises `UsageError` where two have the same name."""
+    found: dict[str, Task[..., Any]] = {}
+    for task in find_tasks(targets):
+        if found.setdefault(task.name, task) is not task:
+            message = f"two tasks are named {task.name!r}; give one of them @task(name=...)"
+            raise UsageError(message)
     return found
 
 
@@ -167,12 +173,11 @@ def load_flow_of(entrypoint: str, name: str) -> Flow[..., Any]:
 
     For a run in the background this is the flow around its task. Raises like `load_flow`.
     """
-    file, function = split_target(entrypoint)
-    module = load_module(file)
+    module = load_module(split_target(entrypoint)[0])
     found = flows_in(module).get(name)
     if found is None and name.startswith(PREFIX):
-        task = tasks_in(module).get(name.removeprefix(PREFIX)) or getattr(module, function, None)
-        return background_flow(task) if isinstance(task, Task) else load_flow(entrypoint)
+        named = [task for task in tasks_in(module) if PREFIX + task.name == name]
+        return background_flow(named[0]) if named else load_flow(entrypoint)
     return load_flow(entrypoint) if found is None else found
 
 

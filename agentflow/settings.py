@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -53,7 +54,7 @@ class Settings:
     def from_environment(cls) -> Settings:
         """The settings of this process. Raises `UsageError` for a value of the wrong type."""
         values: dict[str, Any] = {}
-        hints = get_type_hints(cls)
+        hints = _hints()
         for item in fields(cls):
             name = f"AGENTFLOW_{item.name.upper()}"
             text = os.environ.get(name, "")
@@ -64,6 +65,11 @@ class Settings:
     def as_environment(self) -> dict[str, str]:
         """The variables from which another process reads these settings."""
         return {f"AGENTFLOW_{item.name.upper()}": str(getattr(self, item.name)) for item in fields(self)}
+
+
+@functools.cache
+def _hints() -> dict[str, Any]:
+    return get_type_hints(Settings)
 
 
 def _parse(name: str, text: str, kind: type[Any]) -> Any:

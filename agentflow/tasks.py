@@ -332,6 +332,12 @@ class Task(TaskHooks, Generic[P, R_co]):
         """`delay`, with the arguments as a sequence and a mapping."""
         return delay(self, tuple(args), dict(kwargs or {}))
 
+    def serve(self, *, limit: int | None = 10) -> Any:
+        """Run here what is asked for with `delay`, at most `limit` at once: `agentflow.serve` of this task alone."""
+        from agentflow.workers.background import serve  # noqa: PLC0415 - the room above, which serves any task
+
+        return serve(self, limit=limit)
+
     def with_options(self, **options: Any) -> Task[P, R_co]:
         """The same task with other options (those of `task`)."""
         given = merged_options(self.options, options)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
 from agentflow.background import PREFIX
+from agentflow.callables import entrypoint_of
 from agentflow.cli.output import COMPLETED, print_line, say
 from agentflow.errors import UsageError
 from agentflow.flows import default_options
 from agentflow.journal.opening import open_journal
-from agentflow.loading import flows_in, load_flows, load_module, load_tasks, split_target, tasks_in
+from agentflow.loading import find_tasks, flows_in, load_flows, load_module, split_target, tasks_in
 from agentflow.mcp.install import install as install_server
 from agentflow.mcp.stdio import stdout_kept_clean
 from agentflow.settings import Settings
 from agentflow.shells import mark_worker
+from agentflow.tasks import Task
 from agentflow.workers.inline import InlineWorker, Worker
 from agentflow.workers.process import ProcessWorker
 
@@ -121,18 +124,29 @@ def install(client: str, /, *files: str) -> int:
 def _worker(files: tuple[str, ...], *, isolate: bool = False, with_tasks: bool = False) -> Worker:
     mark_worker()
     settings = Settings.from_environment()
-    whole = tuple(file for file in files if not split_target(file)[1])
-    tasks = load_tasks(whole) if with_tasks else {}
+    tasks = _served_tasks(files, isolate=isolate) if with_tasks else []
     flows = load_flows(tuple(file for file in files if not (with_tasks and _has_only_tasks(file))))
     kind = ProcessWorker if isolate else InlineWorker
     return kind(
         open_journal(settings),
         flows,
-        tasks=tasks.values(),
+        tasks=tasks,
         limit=settings.max_workers,
         options=default_options(settings.suspend_after),
         on_error=say,
     )
+
+
+def _served_tasks(files: tuple[str, ...], *, isolate: bool) -> list[Task[..., Any]]:
+    """The tasks of the files that were not narrowed to a flow, so far as it is clear which is meant by a name."""
+    tasks = find_tasks(tuple(file for file in files if not split_target(file)[1]))
+    if isolate:  # another process has to find it
+        tasks = [task for task in tasks if entrypoint_of(task.function)]
+    count = Counter(task.name for task in tasks)
+    twice = sorted(name for name, times in count.items() if times > 1)
+    if twice:
+        say(f"several tasks are named {', '.join(twice)}: not served; tell them apart with @task(name=...)")
+    return [task for task in tasks if count[task.name] == 1]
 
 
 def _has_only_tasks(target: str) -> bool:

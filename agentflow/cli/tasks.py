@@ -25,8 +25,11 @@ def serve(*files: str, limit: int = 10) -> int:
 
     Args:
         files: FILE.py (all of its tasks) or FILE.py:TASK, as many as you like.
-        limit: How many are under way at once; default: 10, 0 = as many as there are.
+        limit: How many are under way at once; default: 10, 0 = as many as AGENTFLOW_MAX_RUNS (64) allows.
     """
+    if limit < 0:
+        message = f"--limit wants a number of runs, not {limit}; 0 means as many as AGENTFLOW_MAX_RUNS allows"
+        raise UsageError(message)
     mark_worker()
     settings = Settings.from_environment()
     tasks = load_tasks(files)

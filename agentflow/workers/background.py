@@ -34,17 +34,20 @@ def serve(
 
     Args:
         tasks: The tasks.
-        limit: How many runs are under way at once; None = as many as there are.
+        limit: How many runs are under way at once; None = as many as ``max_runs`` of the settings allows.
         journal: Default: the one that the environment names.
         options: Clock, patience and so on of the runs.
 
     Raises:
-        DefinitionError: where nothing, or something else than a task, is given.
+        DefinitionError: where nothing, or something else than a task, is given, or no place for a run.
     """
     for given in tasks or (None,):
         if not isinstance(given, Task):
             message = f"serve() wants tasks, not {given!r}" if tasks else "serve() wants at least one task"
             raise DefinitionError(message)
+    if limit is not None and limit < 1:
+        message = f"serve(limit={limit}) would run nothing; give at least 1, or None for no limit"
+        raise DefinitionError(message)
     mark_worker()
     worker = InlineWorker(
         journal or open_journal(),

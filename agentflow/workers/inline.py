@@ -10,7 +10,8 @@ from __future__ import annotations
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple, Self
@@ -45,6 +46,8 @@ _SHORTEST_REST, _LONGEST_REST = 0.5, 60.0
 _PAGE = 100
 #: Seconds for a thread to notice that its run is over.
 _LAST_MOMENT = 0.2
+#: How many runs in the background are remembered that wait for a place.
+_BACKLOG = 100
 
 
 class _Rest(NamedTuple):
@@ -81,6 +84,8 @@ class Worker(ABC):
         self._threads: dict[str, threading.Thread] = {}
         #: The flows of the runs that are under way, by name.
         self._under_way: dict[str, str] = {}
+        #: Runs in the background that have to wait for a place.
+        self._backlog: deque[Run] = deque()
         self._rests: dict[str, _Rest] = {}
         self._parked: set[str] = set()
         self._lock = threading.Lock()
@@ -142,6 +147,10 @@ class Worker(ABC):
     def has_room(self) -> bool:
         """Whether one more run can be under way."""
 
+    @abstractmethod
+    def make_room(self) -> None:
+        """Let runs that only wait leave memory at once."""
+
     # -- asking
     def start_run(self, flow: str, arguments: Mapping[str, Any], *, origin: Origin) -> Run:
         """Start a run and return at once. `arguments` are by name and not yet validated.
@@ -190,10 +199,18 @@ class Worker(ABC):
         thread = self._threads.get(run_id)
         if thread is not None and run.state.is_final:
             thread.join(_LAST_MOMENT)  # it has ended, and is just being given back
-        return self.flow(run.flow)
+        return self.flow_of(run)
+
+    def serves(self, name: str) -> bool:
+        """Whether runs of the flow of that name go on here; for runs in the background, the one around their task."""
+        return name in self.flows or name in self.background
+
+    def flow_of(self, run: Run) -> Flow[..., Any]:
+        """The flow of a run. Raises `FlowNotFoundError`."""
+        return self.background.get(run.flow) or self.flow(run.flow)
 
     def flow(self, name: str) -> Flow[..., Any]:
-        """The flow of that name. Raises `FlowNotFoundError`."""
+        """The flow of that name, which can be asked for here. Raises `FlowNotFoundError`."""
         found = self.flows.get(name)
         if found is None:
             message = f"no flow {name!r} here; there are: {', '.join(sorted(self.flows)) or 'none'}"
@@ -249,31 +266,20 @@ class Worker(ABC):
 
     def recover(self) -> list[str]:
         """Start whatever of these flows is due and owned by nobody; returns the ids."""
-        started: list[str] = []
         admission = Admission(self.journal, self._under_way)
-        for run in self._due_runs():
-            found = self.flows.get(run.flow) or self.background.get(run.flow)
-            if found is None:
-                self._settle(run)
-                continue
-            resting = self.options.clock() < self._rests.get(run.id, _Rest()).until
-            if (
-                not self._stopping
-                and not resting
-                and not self._is_parked(run)
-                and run.id not in self._threads
-                and not self._is_full(found)
-                and admission.admits(found, run)
-                and self._launch(found, run.id)
-            ):
-                started.append(run.id)
+        # there may be many thousands in the background: while some are known, nobody looks for more
+        known = self.background.keys() if self._backlog else ()
+        started = [run.id for run in self._due_runs(known) if self._take_up(run, admission)]
+        while self._backlog and self.has_room() and not self._is_full():
+            run = self._backlog.popleft()
+            started += [run.id] if self._take_up(run, admission) else []
         return started
 
-    def _due_runs(self) -> Iterator[Run]:
+    def _due_runs(self, without: Collection[str]) -> Iterator[Run]:
         """What is due, oldest first, for as long as there is room; read page by page."""
         after = 0
         while self.has_room():
-            page = self.journal.due_runs(self.options.clock(), after=after, limit=_PAGE)
+            page = self.journal.due_runs(self.options.clock(), after=after, limit=_PAGE, without=without)
             for run in page:
                 if not self.has_room():
                     return
@@ -281,6 +287,25 @@ class Worker(ABC):
             if len(page) < _PAGE:
                 return
             after = page[-1].number
+
+    def _take_up(self, run: Run, admission: Admission) -> bool:
+        if not self.serves(run.flow):
+            self._settle(run)
+            return False
+        found = self.flow_of(run)
+        if found.name in self.background and self._is_full():
+            if len(self._backlog) < _BACKLOG:
+                self._backlog.append(run)
+            return False
+        resting = self.options.clock() < self._rests.get(run.id, _Rest()).until
+        return (
+            not self._stopping
+            and not resting
+            and not self._is_parked(run)
+            and run.id not in self._threads
+            and admission.admits(found, run)
+            and self._launch(found, run.id)
+        )
 
     def _settle(self, run: Run) -> None:
         """A run that was asked to stop and whose owner has died is over, whoever sees that."""
@@ -298,15 +323,17 @@ class Worker(ABC):
             self._on_error(f"run {run.id} has crashed {run.crashes} times and is left alone ({advice})")
         return True
 
-    def _is_full(self, flow: Flow[..., Any]) -> bool:
-        """Whether a run in the background has to wait for a place."""
-        if self._limit is None or flow.name not in self.background:
+    def _is_full(self) -> bool:
+        """Whether one more run in the background has to wait for a place; those that only wait then leave theirs."""
+        taken = sum(name in self.background for name in list(self._under_way.values()))
+        if self._limit is None or taken < self._limit:
             return False
-        return sum(name in self.background for name in list(self._under_way.values())) >= self._limit
+        self.make_room()
+        return True
 
     def _launch(self, flow: Flow[..., Any], run_id: str) -> bool:
         with self._lock:
-            if self._stopping or run_id in self._threads or self._is_full(flow) or not self.has_room():
+            if self._stopping or run_id in self._threads or not self.has_room():
                 return False  # it stays due
             thread = threading.Thread(
                 target=self._live, args=(flow, run_id), name=f"agentflow-{flow.name}", daemon=True
@@ -372,11 +399,14 @@ class InlineWorker(Worker):
         """At most ``max_runs`` are under way. Where there are as many, those that only wait leave memory at once."""
         if len(self._threads) < self.options.settings.max_runs:
             return True
+        self.make_room()
+        return False
+
+    def make_room(self) -> None:
         for life in list(self._active.values()):
             if life.options.suspend_after and life.pendings:
                 life.options = replace(life.options, suspend_after=0.0)
                 waker_of(self.journal).poke()
-        return False
 
     def drain(self) -> None:
         super().drain()

@@ -61,6 +61,9 @@ class ProcessWorker(Worker):
     def has_room(self) -> bool:
         return len(self._threads) < self.options.settings.max_processes
 
+    def make_room(self) -> None:
+        """Nothing: what only waits leaves its process when its time in memory is up."""
+
     def live(self, flow: Flow[..., Any], run_id: str) -> bool:
         run = self.journal.get_run(run_id)
         with self._lock:

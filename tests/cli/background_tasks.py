@@ -3,7 +3,9 @@
 import os
 import select
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from agentflow import task
 from agentflow.futures import RunFuture
@@ -38,10 +40,20 @@ def pay(amount: int) -> str:
     return f"paid {amount}"
 
 
+@dataclass
+class Shop:
+    rate: int
+
+    @task
+    def price(self, amount: int) -> int:
+        return amount * self.rate
+
+
 def main() -> None:
     """Ask for a task, or read a result: ``ask total 3``, ``ask pay 5``, ``read RUN``."""
     if sys.argv[1] == "ask":
-        asked = {"total": total, "pay": pay}[sys.argv[2]]
+        known: dict[str, Any] = {"total": total, "pay": pay, "price": Shop(3).price}
+        asked = known[sys.argv[2]]
         print(asked.delay(int(sys.argv[3])).run_id)
     else:
         future = RunFuture[object](sys.argv[2], "anything")

@@ -11,6 +11,7 @@ import pytest
 from tests.cli.conftest import FLOWS, PATIENCE, Shell, ended
 
 TASKS = Path(__file__).with_name("background_tasks.py")
+OTHER = "from agentflow import flow, task\n\n@task\ndef part(): pass\n\n@flow\ndef idle(): pass\n"
 
 
 def program(shell: Shell, *arguments: str) -> str:
@@ -44,10 +45,39 @@ def test_a_killed_server_leaves_its_runs_to_the_next_one(shell: Shell, command: 
         server.send_signal(signal.SIGTERM)
         done = ended(server)
     assert done.code == 0
-    assert "tasks    part, pay, total" in done.err
+    assert "tasks    Shop.price, part, pay, total" in done.err
     assert shell.world == ["part 0", "part 1", "part 2"]
     shown = shell.look("runs", "show", run_id, "--json").json()
     assert (shown["flow"], shown["state"], shown["crashes"]) == ("task:total", "COMPLETED", 1)
+
+
+def test_each_task_has_a_process_of_its_own_where_that_is_wanted(shell: Shell) -> None:
+    """`serve --isolate`; a name that two tasks have is nobody's, which is said, and flows are served all the same."""
+    (shell.folder / "other_tasks.py").write_text(OTHER)
+    shell.open_the_gate()
+    run_id = program(shell, "ask", "total", "2")
+    server = shell.start("serve", str(TASKS), "other_tasks.py", "--port", "0", "--isolate")
+    try:
+        assert program(shell, "read", run_id) == "1"
+    finally:
+        server.send_signal(signal.SIGTERM)
+        done = ended(server)
+    assert done.code == 0
+    assert "several tasks are named part: not served" in done.err
+    assert "tasks    pay, total" in done.err
+    assert "flows    idle" in done.err
+    assert shell.world == ["part 0", "part 1"]
+
+
+def test_a_method_is_served_by_its_name(shell: Shell) -> None:
+    """`FILE.py:Class.method`; the object it belongs to is stored with the run."""
+    run_id = program(shell, "ask", "price", "4")
+    server = shell.start("task", "serve", f"{TASKS}:Shop.price", "--limit", "0")
+    try:
+        assert program(shell, "read", run_id) == "12"
+    finally:
+        server.send_signal(signal.SIGTERM)
+        assert ended(server).code == 0
 
 
 def test_a_side_effect_in_the_background_is_signed(shell: Shell) -> None:
@@ -85,13 +115,19 @@ def test_a_run_in_the_background_can_be_resumed_by_hand(shell: Shell) -> None:
     [
         pytest.param([], "name at least one file", id="nothing"),
         pytest.param(
-            [f"{TASKS}:nothing"], "has no task 'nothing'; it has: part, pay, total", id="no such task"
+            [f"{TASKS}:nothing"],
+            "has no task 'nothing'; it has: Shop.price, part, pay, total",
+            id="no such task",
         ),
         pytest.param(["missing.py"], "no such file", id="no such file"),
+        pytest.param([str(TASKS), "other_tasks.py"], "two tasks are named 'part'", id="two of one name"),
+        pytest.param([str(TASKS), "--limit", "-1"], "--limit wants a number of runs, not -1", id="no places"),
+        pytest.param([str(TASKS), "--limit", "few"], "Invalid value for --limit", id="no number"),
     ],
 )
 def test_wrong_use_is_one_line(shell: Shell, arguments: list[str], words: str) -> None:
     """Exit code 2, and what to do."""
+    (shell.folder / "other_tasks.py").write_text(OTHER)
     done = shell.look("task", "serve", *arguments)
     assert done.code == 2
     assert words in done.err

@@ -7,6 +7,7 @@ import pickle
 import threading
 from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -391,6 +392,88 @@ def test_at_most_so_many_are_under_way_at_once(journal: MemoryJournal) -> None:
     assert most == [2]
 
 
+def test_many_that_wait_for_a_place_are_taken_up_in_their_order(journal: MemoryJournal) -> None:
+    """More than a server keeps in mind; one that is cancelled meanwhile is passed over."""
+    ran: list[int] = []
+
+    @task
+    def note(x: int) -> None:
+        ran.append(x)
+
+    futures = [note.delay(number) for number in range(250)]
+    journal.request_cancel(futures[7].run_id, "no longer wanted")
+    with serving(journal, note, limit=1):
+        futures[-1].result(timeout=30)
+    assert ran == [number for number in range(250) if number != 7]
+
+
+def test_flows_are_taken_up_although_no_place_is_left_for_tasks(journal: MemoryJournal) -> None:
+    """The limit is one of the runs in the background alone."""
+    go = threading.Event()
+
+    @task
+    def long() -> None:
+        go.wait(10)
+
+    @flow
+    def quick() -> int:
+        return 1
+
+    futures = [long.delay() for _ in range(3)]
+    worker = InlineWorker(journal, {"quick": quick}, tasks=[long], limit=1, options=options())
+    with worker:
+        run = worker.start_run("quick", {}, origin=Origin.PERSON)
+        assert worker.await_run(run.id, 10).state is StateType.COMPLETED
+        assert not futures[1].done()
+        go.set()
+        for future in futures:
+            future.result(timeout=10)
+
+
+def test_a_run_that_waits_for_a_person_leaves_its_place_to_others(journal: MemoryJournal) -> None:
+    """However long it might stay in memory where there is room."""
+
+    @task(side_effect=True, approval="always")
+    def pay(amount: int) -> int:
+        return amount
+
+    asked = pay.delay(5)
+    other = double.delay(1)
+    using = replace(options(gate=True), suspend_after=3600.0)
+    with InlineWorker(journal, {}, tasks=[pay, double], limit=1, options=using):
+        assert other.result(timeout=10) == 2
+        assert not asked.done()
+        answer(journal, Verdict.APPROVED)
+        assert asked.result(timeout=10) == 5
+
+
+def test_a_failed_run_in_the_background_goes_on_where_it_is_served(journal: MemoryJournal) -> None:
+    """What failed runs again, the rest is reused; it can be forked, too."""
+    ran: list[str] = []
+
+    @task
+    def part() -> int:
+        ran.append("part")
+        return 1
+
+    @task
+    def work(x: int) -> int:
+        found = part()
+        ran.append("work")
+        if ran.count("work") == 1:
+            raise ValueError
+        return found + x
+
+    future = work.delay(1)
+    with serving(journal, work) as worker:
+        assert isinstance(future.result(timeout=10, raise_on_failure=False), ValueError)
+        worker.retry_run(future.run_id, origin=Origin.PERSON)
+        assert worker.await_run(future.run_id, 10).state is StateType.COMPLETED
+        made, _ = worker.fork_run(future.run_id, "work#1", {"x": 5}, origin=Origin.PERSON)
+        assert RunFuture[int](made.id, "work").result(timeout=10) == 6
+    assert future.result() == 2
+
+
 def test_a_run_whose_server_died_is_taken_up_by_the_next_one(journal: MemoryJournal) -> None:
     """What the task has recorded is not done again."""
     done, alive = list[str](), [Death()]
@@ -427,9 +510,22 @@ async def test_serve_runs_on_a_loop_until_it_is_cancelled(journal: MemoryJournal
         await server
 
 
-def test_serve_wants_tasks() -> None:
+async def test_a_task_can_serve_itself(journal: MemoryJournal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`task.serve()` is `serve(task)`."""
+    monkeypatch.setattr("agentflow.workers.background.open_journal", always(journal))
+    server = asyncio.create_task(double_async.serve(limit=1))
+    assert await double_async.delay(5) == 10
+    server.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await server
+
+
+def test_serve_wants_tasks_and_places_for_them() -> None:
     """Nothing, or something else, is an error at once."""
     for wrong in ((), (5,), (lambda: 1,)):
         given: Any = wrong
         with pytest.raises(DefinitionError, match="serve"):
             serve(*given)
+    for limit in (0, -1):
+        with pytest.raises(DefinitionError, match="would run nothing"):
+            serve(double, limit=limit)

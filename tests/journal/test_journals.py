@@ -86,6 +86,18 @@ def test_a_pending_run_belongs_to_nobody_until_it_is_claimed(journal: Journal) -
     assert journal.due_runs(9.0) == []
 
 
+def test_runs_of_some_flows_can_be_left_out_of_those_that_are_due(journal: Journal) -> None:
+    """By the names of their flows; the others come in the order in which they were made."""
+    made = [
+        journal.create_run(replace(new_run(), id=f"run-{flow}-{number}", flow=flow), state=StateType.PENDING)
+        for number in range(2)
+        for flow in ("a", "b", "it's")
+    ]
+    assert [due.id for due in journal.due_runs(9.0)] == [run.id for run in made]
+    assert [due.flow for due in journal.due_runs(9.0, without={"a", "it's"})] == ["b", "b"]
+    assert journal.due_runs(9.0, without=["a", "b", "it's"]) == []
+
+
 def test_a_pending_run_may_belong_to_whoever_made_it(journal: Journal) -> None:
     """It has not started, and nobody else can take it meanwhile."""
     run = journal.create_run(new_run(), state=StateType.PENDING, owned=True)

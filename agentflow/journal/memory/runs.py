@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import replace
 
 from agentflow.errors import RunFinishedError, RunOwnedError
@@ -178,9 +179,15 @@ class MemoryRuns(MemoryBase):
             and set(wanted.tags).issubset(run.tags)
         ][: wanted.limit]
 
-    def due_runs(self, now: float, *, after: int = 0, limit: int | None = None) -> list[Run]:
+    def due_runs(
+        self, now: float, *, after: int = 0, limit: int | None = None, without: Collection[str] = ()
+    ) -> list[Run]:
         with self._lock:
-            due = [run for run in self._runs.values() if run.number > after and self._is_due(run, now)]
+            due = [
+                run
+                for run in self._runs.values()
+                if run.number > after and run.flow not in without and self._is_due(run, now)
+            ]
         return due[:limit]
 
     def _is_due(self, run: Run, now: float) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple, Protocol
 
 from agentflow.model.runs import NewRun, Origin, Run
@@ -105,10 +106,13 @@ class RunVerbs(Protocol):
         """Runs, newest first."""
         ...
 
-    def due_runs(self, now: float, *, after: int = 0, limit: int | None = None) -> list[Run]:
+    def due_runs(
+        self, now: float, *, after: int = 0, limit: int | None = None, without: Collection[str] = ()
+    ) -> list[Run]:
         """Runs that nobody owns and that can move: pending, orphaned by a crash, or waiting with their wait over.
 
-        Oldest first; at most `limit`, of those whose number is greater than `after`.
+        Oldest first; at most `limit`, of those whose number is greater than `after`. `without`: names of flows whose
+        runs are not looked at.
         """
         ...
 

@@ -45,7 +45,8 @@ SELECT run.* FROM run JOIN below USING (number)
 WHERE run.state NOT IN ('COMPLETED', 'FAILED', 'CANCELLED', 'CRASHED') ORDER BY run.number
 
 -- name: live_runs
-SELECT * FROM run WHERE number > ? AND state NOT IN ('COMPLETED', 'FAILED', 'CANCELLED', 'CRASHED') ORDER BY number LIMIT ?
+SELECT * FROM run WHERE number > ?1 AND state NOT IN ('COMPLETED', 'FAILED', 'CANCELLED', 'CRASHED')
+    AND flow NOT IN (SELECT value FROM json_each(?3)) ORDER BY number LIMIT ?2
 
 -- name: append_step
 INSERT INTO step VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import islice
 from typing import TypeVar
 
 import apsw
+import orjson
 
 from agentflow.errors import JournalUnavailable, RunFinishedError, RunOwnedError
 from agentflow.journal import rules
@@ -199,12 +200,15 @@ class SqliteRuns(SqliteBase):
         sql = f"SELECT * FROM run WHERE {where} ORDER BY number DESC LIMIT ?"  # noqa: S608 - fixed texts
         return [run_from(row) for row in self._all(sql, (*values, wanted.limit))]
 
-    def due_runs(self, now: float, *, after: int = 0, limit: int | None = None) -> list[Run]:
-        due = (run for run in self._live_runs(after) if self._is_due(run, now))
+    def due_runs(
+        self, now: float, *, after: int = 0, limit: int | None = None, without: Collection[str] = ()
+    ) -> list[Run]:
+        due = (run for run in self._live_runs(after, without) if self._is_due(run, now))
         return list(islice(due, limit))
 
-    def _live_runs(self, after: int) -> Iterator[Run]:
-        while page := [run_from(row) for row in self._all(SQL["live_runs"], (after, _PAGE))]:
+    def _live_runs(self, after: int, without: Collection[str]) -> Iterator[Run]:
+        others = orjson.dumps(list(without)).decode()
+        while page := [run_from(row) for row in self._all(SQL["live_runs"], (after, _PAGE, others))]:
             yield from page
             after = page[-1].number
 

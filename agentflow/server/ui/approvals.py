@@ -69,7 +69,7 @@ def _page(request: Request, wait: Wait, entry: Entry, *, status: int = 200) -> R
         "run": None if run is None else run_view(run, full=False),
         "entry": entry,
         "state": _state(wait, run),
-        "served": wait.flow in site_of(request).worker.flows,
+        "served": site_of(request).worker.serves(wait.flow),
         "changes": _changes(wait),
         "began": stamp(wait.question.get("started")),
     }

@@ -39,7 +39,7 @@ def fork(request: Request) -> Response:
     form = form_of(request)
     run, cut = _cut(request, form.get("from_step", ""))
     worker = site_of(request).worker
-    schema = worker.flow(run.flow).parameters_schema
+    schema = worker.flow_of(run).parameters_schema
     values, fields, fault = forms.read(forms.fill(_fields(request, run), form), schema)
     if fault or any(field.error for field in fields):
         return _page(request, run, cut, fields, error=fault, status=422)
@@ -60,7 +60,7 @@ def _cut(request: Request, step: str) -> tuple[Run, Cut]:
 
 
 def _fields(request: Request, run: Run) -> list[forms.Field]:
-    flow = site_of(request).worker.flow(run.flow)
+    flow = site_of(request).worker.flow_of(run)
     return forms.fields_of(flow.parameters_schema, plain(run.parameters))
 
 

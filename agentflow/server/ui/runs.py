@@ -106,8 +106,8 @@ def run_page(request: Request, feed: RunFeed, *, error: str = "", status: int = 
         "steps": [_step_line(feed, step) for step in feed.timeline.steps[:FIRST_ROWS]],
         "total": len(feed.timeline.steps),
         "is_final": run.state.is_final,
-        "can_go_on": run.state in _GOING_ON and run.flow in site_of(request).worker.flows,
-        "is_served": run.flow in site_of(request).worker.flows,
+        "can_go_on": run.state in _GOING_ON and site_of(request).worker.serves(run.flow),
+        "is_served": site_of(request).worker.serves(run.flow),
         "forked": site_of(request).journal.fork_of(run.number) is not None,
         "error": error,
     }
