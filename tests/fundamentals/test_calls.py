@@ -313,6 +313,30 @@ def test_a_mutable_default_is_shared_as_in_python() -> None:
     assert value_of(run) == [1, 2]
 
 
+@pytest.mark.parametrize("colour", ["sync", "async"])
+def test_a_tasks_arguments_are_the_very_objects(colour: str) -> None:
+    """Nothing is copied or coerced on the way, whatever the annotations say."""
+    given: Any = {"a": [1]}
+
+    @task
+    def is_given(value: int) -> bool:
+        return cast("Any", value) is given
+
+    @task
+    async def is_given_async(value: int) -> bool:
+        return cast("Any", value) is given
+
+    @flow
+    def run() -> list[bool]:
+        return [is_given(given), is_given.submit(given).result()]
+
+    @flow
+    async def run_async() -> list[bool]:
+        return [await is_given_async(given), await is_given_async.submit(given)]
+
+    assert value_of(run if colour == "sync" else run_async) == [True, True]
+
+
 def test_arguments_that_contain_themselves_do_not_crash_a_call() -> None:
     """A cycle among the arguments has a digest like anything else."""
 

@@ -85,6 +85,33 @@ def test_hooks_of_tasks_sub_flows_and_runs_are_told_of_their_states(colour: str,
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("delay", [0, 5])
+@pytest.mark.parametrize("colour", COLOURS)
+def test_each_retry_is_told_and_a_failure_only_once(colour: str, delay: float) -> None:
+    """However long it waits before; `on_failure` when the last attempt has failed."""
+    told = Told()
+    policy: dict[str, Any] = {"retries": 2, "retry_delay_seconds": delay, **every(told)}
+
+    @task(name="bad", **policy)
+    def bad() -> int:
+        raise ValueError
+
+    @task(name="bad", **policy)
+    async def bad_async() -> int:
+        raise ValueError
+
+    @flow
+    def run() -> None:
+        bad()
+
+    @flow
+    async def run_async() -> None:
+        await bad_async()
+
+    start(run if colour == "sync" else run_async)
+    assert told.states == ["bad Running", "bad Retrying", "bad Retrying", "bad Failed"]
+
+
 def test_hooks_are_given_what_ran() -> None:
     """Ids, names, arguments, which attempt it was, tags."""
     told = Told()

@@ -19,9 +19,14 @@ from agentflow.model.states import StateType
 from tests.fundamentals.lives import Clock, last_run, memory, options, resume, rows, start
 
 
-@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
-def test_what_interrupts_the_process_interrupts_the_run(kind: type[BaseException]) -> None:
-    """It is re-raised, never retried, and the run is given back to be resumed."""
+class Halt(BaseException):
+    """Of the user's own, and no `Exception`."""
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, asyncio.CancelledError, Halt])
+@pytest.mark.parametrize("colour", ["sync", "async"])
+def test_what_interrupts_the_process_interrupts_the_run(kind: type[BaseException], colour: str) -> None:
+    """It is re-raised, never retried by task or flow, and the run is given back to be resumed."""
     calls: list[int] = []
 
     @task(retries=3)
@@ -29,13 +34,22 @@ def test_what_interrupts_the_process_interrupts_the_run(kind: type[BaseException
         calls.append(1)
         raise kind
 
-    @flow
+    @task(retries=3)
+    async def interrupted_async() -> int:
+        calls.append(1)
+        raise kind
+
+    @flow(retries=3)
     def run() -> int:
         return interrupted()
 
+    @flow(retries=3)
+    async def run_async() -> int:
+        return await interrupted_async()
+
     journal = memory()
     with pytest.raises(kind):
-        start(run, journal=journal)
+        start(run if colour == "sync" else run_async, journal=journal)
     assert calls == [1]
     (due,) = journal.due_runs(0.0)
     assert due.state is StateType.RUNNING

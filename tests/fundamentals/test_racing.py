@@ -318,6 +318,23 @@ def test_wait_tells_the_done_from_the_others_and_remembers_it() -> None:
     assert last_run(journal) == run_id
 
 
+def test_a_future_may_be_named_twice() -> None:
+    """In `as_completed` and `wait`, and among the results of a list."""
+
+    @task
+    def same(x: int) -> int:
+        return x
+
+    @flow
+    def run() -> Any:
+        one, two = same.submit(1), same.submit(2)
+        both = sorted(future.result() for future in as_completed([one, one, two]))
+        done, others = wait([one, two, one])
+        return [both, [future.result() for future in done], list(others)]
+
+    assert value_of(run) == [[1, 1, 2], [1, 2, 1], []]
+
+
 def test_waiting_for_futures_on_a_loop_is_refused() -> None:
     """It would stop everything else there."""
 

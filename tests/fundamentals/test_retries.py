@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import ContextVar
 from typing import Any, cast
 
 import pytest
@@ -12,30 +13,47 @@ from agentflow.errors import DefinitionError
 from agentflow.model.states import StateType
 from tests.fundamentals.lives import Clock, Death, die, log_of, memory, options, resume, rows, start, value_of
 
+COLOURS = ["sync", "async"]
+#: Who calls, as a context variable: nothing that a step would see.
+WHO: ContextVar[str] = ContextVar("WHO")
 
-def flaky(calls: list[int], failures: int, **policy: Any) -> Any:
+
+def flaky(calls: list[int], failures: int, *, colour: str = "sync", **policy: Any) -> Any:
     """A flow of one task that fails so many times."""
 
-    @task(**policy)
-    def unsteady() -> int:
+    def attempt() -> int:
         calls.append(1)
         if len(calls) <= failures:
             message = f"failure {len(calls)}"
             raise ValueError(message)
         return len(calls)
 
+    @task(**policy)
+    def unsteady() -> int:
+        return attempt()
+
+    @task(**policy)
+    async def unsteady_async() -> int:
+        await asyncio.sleep(0)
+        return attempt()
+
     @flow
     def run() -> int:
         return unsteady()
 
-    return run
+    @flow
+    async def run_async() -> int:
+        return await unsteady_async()
+
+    return run if colour == "sync" else run_async
 
 
-def test_n_retries_are_n_plus_one_calls() -> None:
+@pytest.mark.parametrize("colour", COLOURS)
+def test_n_retries_are_n_plus_one_calls(colour: str) -> None:
     """The last failure is the one that is raised; each attempt is recorded."""
     calls: list[int] = []
     journal = memory()
-    outcome = start(flaky(calls, 9, retries=2), journal=journal)
+    outcome = start(flaky(calls, 9, colour=colour, retries=2), journal=journal)
     assert len(calls) == 3
     assert repr(outcome.error) == "ValueError('failure 3')"
     assert [row.event for row in rows(journal)] == ["attempt", "attempt", "failed"]
@@ -50,10 +68,11 @@ def test_n_retries_are_n_plus_one_calls() -> None:
         pytest.param(exponential_backoff(3), [3, 6, 12, 24], id="exponential backoff"),
     ],
 )
-def test_delays_between_attempts(delay: Any, expected: list[float]) -> None:
+@pytest.mark.parametrize("colour", COLOURS)
+def test_delays_between_attempts(delay: Any, expected: list[float], colour: str) -> None:
     """A number, a list whose last item repeats, or a function of the number of retries."""
     clock = Clock()
-    value_of(flaky([], 4, retries=4, retry_delay_seconds=delay), using=options(clock))
+    value_of(flaky([], 4, colour=colour, retries=4, retry_delay_seconds=delay), using=options(clock))
     assert clock.slept == expected
 
 
@@ -167,6 +186,121 @@ def test_a_killed_run_goes_on_with_the_attempts_that_are_left() -> None:
     clock.now = 105.0
     assert resume(run, run_id, journal, options(clock)).value == 3
     assert clock.slept == [8, 3.0, 8]
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_a_retried_flow_reuses_what_completed_and_runs_again_what_failed(colour: str) -> None:
+    """Completed tasks and sub-flows keep their results; a failed task gets all of its retries again."""
+    ran: list[str] = []
+
+    @task
+    def good() -> str:
+        ran.append("good")
+        return "good"
+
+    @task(retries=1)
+    def bad() -> str:
+        ran.append("bad")
+        if ran.count("bad") < 4:
+            raise ValueError
+        return "at last"
+
+    @flow
+    def inner() -> str:
+        ran.append("inner")
+        return good()
+
+    @flow(retries=1)
+    def run() -> list[str]:
+        ran.append("run")
+        return [inner(), good(), bad()]
+
+    @flow
+    async def inner_async() -> str:
+        ran.append("inner")
+        return good()
+
+    @flow(retries=1)
+    async def run_async() -> list[str]:
+        ran.append("run")
+        return [await inner_async(), good(), bad()]
+
+    assert value_of(run if colour == "sync" else run_async) == ["good", "good", "at last"]
+    assert ran == ["run", "inner", "good", "good", "bad", "bad", "run", "bad", "bad"]
+
+
+class Siblings:
+    """Equal sub-flows, called by different branches: the one of "b" fails in the first attempt of the flow."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+        self.attempts = 0
+
+    def names(self) -> list[str]:
+        """Who calls, in another order each time."""
+        self.attempts += 1
+        return ["a", "b", "c"] if self.attempts == 1 else ["c", "b", "a"]
+
+    def child(self) -> str:
+        """What the sub-flow does; nothing that it is given says for whom."""
+        who = WHO.get()
+        self.ran.append(who)
+        if who == "b" and self.attempts == 1:
+            raise ValueError(who)
+        return f"of {who}"
+
+    def check(self, outcome: Any) -> None:
+        """Each has got its own result, and only the one that failed ran twice."""
+        assert outcome == {who: f"of {who}" for who in "abc"}
+        assert sorted(self.ran) == ["a", "b", "b", "c"]
+
+
+def test_siblings_in_threads_keep_their_own_results_when_the_flow_is_retried() -> None:
+    """Equal sub-flows that run at once are told apart by whoever calls them, in whatever order they come again."""
+    siblings = Siblings()
+
+    @flow
+    def child() -> str:
+        return siblings.child()
+
+    @task
+    def sibling(who: str) -> str:
+        WHO.set(who)
+        return child()
+
+    @flow(retries=1)
+    def run() -> dict[str, str]:
+        futures = {who: sibling.submit(who) for who in siblings.names()}
+        for future in futures.values():
+            future.wait()
+        return {who: future.result() for who, future in futures.items()}
+
+    siblings.check(value_of(run))
+
+
+def test_siblings_in_branches_keep_their_own_results_when_the_flow_is_retried() -> None:
+    """The same for gathered coroutines, which need not be tasks."""
+    siblings = Siblings()
+
+    @flow
+    async def child() -> str:
+        await asyncio.sleep(0)
+        return siblings.child()
+
+    async def branch(who: str) -> str:
+        WHO.set(who)
+        return await child()
+
+    @flow(retries=1)
+    async def run() -> dict[str, str]:
+        names = siblings.names()
+        found: list[Any] = await asyncio.gather(*map(branch, names), return_exceptions=True)
+        for error in found:
+            if isinstance(error, Exception):
+                raise error
+        return dict(zip(names, found, strict=True))
+
+    siblings.check(value_of(run))
 
 
 def test_retries_of_a_flow_run_its_body_again() -> None:
