@@ -79,7 +79,7 @@ def test_delays_between_attempts(delay: Any, expected: list[float], colour: str)
 def test_jitter_makes_a_delay_longer_by_a_random_share() -> None:
     """The factor times a random number in [0, 1), here 0.5."""
     clock = Clock()
-    policy = {"retries": 1, "retry_delay_seconds": 10, "retry_jitter_factor": 0.4}
+    policy: dict[str, Any] = {"retries": 1, "retry_delay_seconds": 10, "retry_jitter_factor": 0.4}
     value_of(flaky([], 1, **policy), using=options(clock))
     assert clock.slept == [12.0]
 
