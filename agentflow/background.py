@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
 from agentflow.engine.arriving import Arrival
+from agentflow.engine.away import ABROAD, refusal
 from agentflow.engine.context import CURRENT, Frame
 from agentflow.engine.policy import StepPolicy
 from agentflow.engine.resolving import is_late
 from agentflow.engine.runtime import LOOP, running_loop
 from agentflow.engine.step import Call, execute, execute_now
-from agentflow.errors import ColourError, ParameterError, RunCancelled, StepFailed
+from agentflow.errors import ColourError, MissingContextError, ParameterError, RunCancelled, StepFailed
 from agentflow.flows import Flow, default_options
 from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Journal
@@ -69,8 +70,11 @@ def background_flow(task: Any) -> Flow[..., Any]:
 def delay(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> RunFuture[Any]:
     """Have a task run by whoever serves it. Inside of a flow this is a step: a replay finds what it has asked for.
 
-    Raises `ParameterError` where the arguments do not fit, are futures, or cannot be stored.
+    Raises `ParameterError` where the arguments do not fit, are futures, or cannot be stored, and `MissingContextError`
+    in a body that a task runner has sent to another process.
     """
+    if ABROAD.get() is not None:
+        raise MissingContextError(refusal(f"{task.name}.delay()"))
     whole = (*task.receiver, *args)
     if is_late((whole, dict(kwargs))):
         message = f"{task.name}.delay() got a future; wait for it, and pass its result"

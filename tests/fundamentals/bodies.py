@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -137,9 +138,20 @@ def asks_for(what: str) -> Any:
             return None
     if what == "a rate":
         return rate_limit("api")
-    if what == "a submit":
-        return square.submit(1).result()
+    if what in {"a submit", "a delay"}:
+        return square.submit(1).result() if what == "a submit" else square.delay(1).run_id
     return inner()
+
+
+@task
+def count(n: int) -> Iterator[int]:
+    yield from range(n)
+
+
+@task
+async def count_async(n: int) -> AsyncIterator[int]:
+    for number in range(n):
+        yield number
 
 
 @task(timeout_seconds=0.3)

@@ -13,7 +13,14 @@ from typing import Any, cast
 import pytest
 
 from agentflow import Flow, NotDone, Task, flow, get_run_context, serve, tags, task
-from agentflow.errors import ApprovalDenied, ColourError, DefinitionError, ParameterError, RunCancelled
+from agentflow.errors import (
+    ApprovalDenied,
+    ColourError,
+    DefinitionError,
+    ParameterError,
+    RunCancelled,
+    RunNotFoundError,
+)
 from agentflow.futures import RunFuture
 from agentflow.journal.memory import MemoryJournal
 from agentflow.journal.protocol import Journal, RunFilter
@@ -181,6 +188,16 @@ def test_a_cancelled_run_says_so(journal: MemoryJournal) -> None:
     journal.request_cancel(future.run_id, "no longer wanted")
     with pytest.raises(RunCancelled, match="no longer wanted"):
         future.result()
+
+
+def test_a_run_that_is_not_there_is_an_error(journal: MemoryJournal) -> None:
+    """Of another journal, or a slip of the pen; so is a patience that is negative."""
+    nobody = RunFuture[int]("01a21c59-0000-7000-8000-000000000000", "double")
+    for ask in (lambda: nobody.state, nobody.done, nobody.wait, nobody.result):
+        with pytest.raises(RunNotFoundError, match="01a21c59"):
+            ask()
+    with pytest.raises(ValueError, match="negative"):
+        double.delay(1).result(timeout=-1)
 
 
 def test_arguments_that_cannot_be_run_elsewhere_are_refused(journal: MemoryJournal) -> None:

@@ -40,6 +40,8 @@ from tests.fundamentals.bodies import (
     asks_for,
     calls_others,
     context,
+    count,
+    count_async,
     exits,
     hangs,
     language,
@@ -220,7 +222,7 @@ def test_a_task_with_a_timeout_that_waits_for_others_leaves_its_place_to_them() 
 # -- processes
 
 #: What a body that was sent away cannot have.
-WANTS = ("an effect", "a wait", "a slot", "a rate", "a submit", "a flow")
+WANTS = ("an effect", "a wait", "a slot", "a rate", "a submit", "a delay", "a flow")
 
 
 class Survey:
@@ -248,6 +250,7 @@ def looks_around() -> dict[str, Any]:
         "pids": sorted({future.result() for future in marked_pid.map(range(20))}),
         "squares": [future.result() for future in square.map([1, 2, 3])],
         "async": square_async.submit(5).result(),
+        "generators": [count.submit(3).result(), count_async.submit(2).result()],
         "with a future": square.submit(cast("Any", square.submit(2))).result(),
         "called": where() == os.getpid(),
         "language": language.submit().result(),
@@ -285,6 +288,7 @@ def test_sync_and_async_tasks_and_futures_work_as_in_threads(seen: Survey) -> No
     """The same calls give the same values; each is a step of the journal."""
     values = seen.values
     assert (values["squares"], values["async"], values["with a future"]) == ([1, 4, 9], 25, 16)
+    assert values["generators"] == [[0, 1, 2], [0, 1]]
     assert [row.event for row in rows(seen.journal, name="square")] == ["completed"] * 5
 
 
@@ -312,7 +316,7 @@ def test_other_tasks_that_a_body_calls_are_part_of_its_step(seen: Survey) -> Non
 
 @pytest.mark.parametrize("what", WANTS)
 def test_what_needs_the_journal_is_refused_in_a_process(seen: Survey, what: str) -> None:
-    """Side effects, waits, submits and flows: the error says what to do instead."""
+    """Side effects, waits, submits, delays and flows: the error says what to do instead."""
     error = seen.values[what]
     assert isinstance(error, MissingContextError)
     assert "do it in the flow, or use a ThreadPoolTaskRunner" in str(error)
