@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
@@ -423,15 +424,17 @@ def test_a_flow_that_fails_leaves_no_warning_about_forgotten_awaits() -> None:
 
 def test_an_async_task_called_in_a_sync_flow_names_the_way_out() -> None:
     """It gives a coroutine, as Python does; the run fails and says how to get the result."""
+    given: list[Any] = []
 
     @flow
     def sync() -> int:
-        later(1)  # pyright: ignore[reportUnusedCoroutine]
+        given.append(later(1))
         return 1
 
     error = start(sync).error
     assert isinstance(error, NotAwaitedError)
     assert ".result()" in str(error)
+    assert inspect.iscoroutine(given[0])
 
 
 @pytest.mark.parametrize("how", ["future", "wait"])

@@ -13,6 +13,7 @@ import pytest
 from agentflow import TaskFuture, flow, get_run_context, send_event, task, unmapped, wait_for_event
 from agentflow.errors import AgentflowError
 from agentflow.model.states import StateType
+from agentflow.states import Completed
 from tests.fundamentals.lives import memory, options, resume, rows, start, value_of
 
 
@@ -120,6 +121,8 @@ def test_map_keeps_the_order_of_its_items() -> None:
         pytest.param(lambda: add.map({1: "a", 2: "b"}), [2, 3], id="keys of a dict"),
         pytest.param(lambda: add.map([add.submit(1), 5]), [3, 6], id="futures"),
         pytest.param(lambda: add.map(same.submit([1, 2])), [2, 3], id="a future of a list"),
+        pytest.param(lambda: add.map(Completed(data=[1, 2])), [2, 3], id="a state of a list"),
+        pytest.param(lambda: add.map([Completed(data=1), 5]), [2, 6], id="states"),
         pytest.param(lambda: same.map(["ab"]), ["ab"], id="strings"),
         pytest.param(lambda: same.map([unmapped]), [unmapped], id="a class"),
     ],

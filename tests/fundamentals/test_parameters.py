@@ -61,6 +61,21 @@ def test_arguments_are_coerced_by_their_annotations() -> None:
     assert value_of(typed, 1)[1] == Item(name="default")
 
 
+def test_async_flows_and_sub_flows_coerce_too() -> None:
+    """Whatever the colour, and wherever they are called."""
+
+    @flow
+    async def later(item: Item, count: int = cast("int", "3")) -> list[Any]:
+        return [item, count]
+
+    @flow
+    async def outer() -> list[Any]:
+        return await later(cast("Item", {"name": "x"}))
+
+    assert value_of(later, {"name": "x"}) == [Item(name="x"), 3]
+    assert value_of(outer) == [Item(name="x"), 3]
+
+
 @pytest.mark.parametrize(
     ("args", "kwargs", "words"),
     [

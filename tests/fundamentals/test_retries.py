@@ -105,7 +105,8 @@ def test_an_exception_may_ask_for_a_longer_delay() -> None:
     assert clock.slept == [30, 60]
 
 
-def test_a_condition_decides_about_each_retry() -> None:
+@pytest.mark.parametrize("colour", COLOURS)
+def test_a_condition_decides_about_each_retry(colour: str) -> None:
     """It sees the exception; False ends the retries."""
     seen: list[str] = []
 
@@ -114,12 +115,13 @@ def test_a_condition_decides_about_each_retry() -> None:
         return "2" not in str(error)
 
     calls: list[int] = []
-    outcome = start(flaky(calls, 9, retries=5, retry_condition_fn=condition))
+    outcome = start(flaky(calls, 9, colour=colour, retries=5, retry_condition_fn=condition))
     assert (len(calls), seen) == (2, ["failure 1", "failure 2"])
     assert repr(outcome.error) == "ValueError('failure 2')"
 
 
-def test_a_condition_that_raises_means_no_retry() -> None:
+@pytest.mark.parametrize("colour", COLOURS)
+def test_a_condition_that_raises_means_no_retry(colour: str) -> None:
     """The original error stays; the log says why."""
 
     def condition(error: BaseException) -> bool:
@@ -128,9 +130,11 @@ def test_a_condition_that_raises_means_no_retry() -> None:
 
     calls: list[int] = []
     journal = memory()
-    outcome = start(flaky(calls, 9, retries=5, retry_condition_fn=condition), journal=journal)
+    made = flaky(calls, 9, colour=colour, retries=5, retry_condition_fn=condition)
+    outcome = start(made, journal=journal)
     assert len(calls) == 1
     assert repr(outcome.error) == "ValueError('failure 1')"
+    assert outcome.state is StateType.FAILED
     assert any("broken" in line for line in log_of(journal))
 
 

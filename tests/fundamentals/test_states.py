@@ -392,6 +392,34 @@ def test_too_few_arguments_raise_even_where_a_state_is_wanted(journal: MemoryJou
     assert run(1) == 1
 
 
+def test_async_calls_with_too_few_arguments_raise_when_they_are_made(journal: MemoryJournal) -> None:
+    """Not only when they are awaited, so nothing that could be awaited is left behind."""
+
+    @task
+    async def later(x: int) -> int:
+        return x
+
+    @flow
+    async def inner(x: int) -> int:
+        return x
+
+    @flow
+    async def run() -> int:
+        for missing in (cast("Any", later), cast("Any", inner)):
+            with pytest.raises(ParameterError, match="x"):
+                missing()
+            with pytest.raises(ParameterError, match="x"):
+                missing(return_state=True)
+        with pytest.raises(ParameterError, match="x"):
+            cast("Any", later).submit()
+        return await later(1)
+
+    assert asyncio.run(run()) == 1
+    with pytest.raises(ParameterError, match="x"):
+        cast("Any", inner)(return_state=True)
+    assert len(journal.list_runs(RunFilter())) == 1
+
+
 @pytest.mark.parametrize("colour", COLOURS)
 def test_arguments_of_wrong_types_fail_a_run_whose_state_is_wanted(
     colour: str, journal: MemoryJournal

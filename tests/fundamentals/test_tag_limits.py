@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import AsyncIterator, Generator, Iterator
 from dataclasses import replace
+from typing import cast
+
+import pytest
 
 from agentflow import flow, task
 from agentflow.engine.context import CURRENT
@@ -50,6 +54,59 @@ def test_tags_of_the_flow_count_for_its_tasks() -> None:
 
     start(work, journal=journal)
     assert seen == [["query"]]
+
+
+@pytest.mark.parametrize("how", ["exhausted", "closed", "left"])
+def test_a_generator_holds_its_slot_until_it_has_ended(how: str) -> None:
+    """Also while it rests between two items; of one that its consumer left, the next step sees to that."""
+    journal = with_limit(1, "tag:db")
+    seen: list[int] = []
+
+    def look() -> None:
+        seen.append(len(held(journal, "tag:db")))
+
+    @task(tags=["db"])
+    def count() -> Iterator[int]:
+        yield from range(3)
+
+    @task
+    def other() -> None:
+        look()
+
+    @flow
+    def work() -> None:
+        items = count()
+        look()
+        next(items)
+        look()
+        if how == "exhausted":
+            list(items)
+        elif how == "closed":
+            cast("Generator[int]", items).close()
+        del items
+        other()
+
+    assert start(work, journal=journal).error is None
+    assert seen == [0, 1, 0]
+
+
+def test_an_async_generator_holds_its_slot_until_it_has_ended() -> None:
+    """The same on an event loop."""
+    journal = with_limit(1, "tag:db")
+    seen: list[int] = []
+
+    @task(tags=["db"])
+    async def count() -> AsyncIterator[int]:
+        for number in range(2):
+            yield number
+
+    @flow
+    async def work() -> None:
+        seen.extend([len(held(journal, "tag:db")) async for _ in count()])
+        seen.append(len(held(journal, "tag:db")))
+
+    assert start(work, journal=journal).error is None
+    assert seen == [1, 1, 0]
 
 
 def test_a_task_below_one_that_holds_a_slot_needs_none() -> None:
