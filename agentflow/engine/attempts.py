@@ -15,10 +15,10 @@ from agentflow.engine.draining import hold
 from agentflow.engine.endings import timed_out
 from agentflow.engine.handing_on import failure_detail, guilty_below, hand_on, record_failure
 from agentflow.engine.hooks import running, task_run_of, tell
-from agentflow.engine.limits import within_limits
+from agentflow.engine.limits import commit_and_give_back, give_back_soon, take_for_tags
 from agentflow.engine.logs import run_log
 from agentflow.engine.records import Place, Record, Records, attempt_scope
-from agentflow.engine.runtime import DURABLY, Extras, Overdue
+from agentflow.engine.runtime import NO_EXTRAS, Extras, Overdue
 from agentflow.engine.staging import stage, stage_again, staged_note
 from agentflow.engine.step import LARGE, Call, body_frame, find, replay, run_body
 from agentflow.engine.step_rows import end_row, failure_bytes, start_rows
@@ -32,7 +32,7 @@ from agentflow.errors import (
     TaskTimeoutError,
     Unwinding,
 )
-from agentflow.model.steps import StepKind
+from agentflow.model.steps import StepKind, StepRow
 from agentflow.payloads.failures import encode_failure
 
 if TYPE_CHECKING:
@@ -132,27 +132,30 @@ async def run_attempts(
         if look is not None and look.is_locked:
             child.computes = look.key or b""
         first = run.next_id()
+        if run.tag_limits:
+            await take_for_tags(call, child, rt)
         try:
-            value = await _timed_body(call, child, rt)
-            if call.pack is not None:
-                data, value = call.pack(value)
-            else:
-                data, value = run.codec.round_trip(value) if policy.persist_result else (b"null", value)
-        except Exception as error:
-            run.check(call.frame)
-            if not await wants_retry(call, error, attempt, rt):
-                raise (await _fail(call, child, error, attempt, look, rt)) from error.__cause__
-            await _next_attempt(call, child, error, attempt, first, rt)
-            if call.ending is not None:
-                call.ending.state = None
-            attempt, record, counted = attempt + 1, None, child.counted
-            continue
-        return await _complete(call, child, value, data, attempt, look, rt)
+            try:
+                value = await _timed_body(call, child, rt)
+                if call.pack is not None:
+                    data, value = call.pack(value)
+                else:
+                    data, value = run.codec.round_trip(value) if policy.persist_result else (b"null", value)
+            except Exception as error:
+                run.check(call.frame)
+                if not await wants_retry(call, error, attempt, rt):
+                    raise (await _fail(call, child, error, attempt, look, rt)) from error.__cause__
+                await _next_attempt(call, child, error, attempt, first, rt)
+                if call.ending is not None:
+                    call.ending.state = None
+                attempt, record, counted = attempt + 1, None, child.counted
+                continue
+            return await _complete(call, child, value, data, attempt, look, rt)
+        finally:
+            give_back_soon(child)
 
 
 async def _timed_body(call: Call, child: Frame, rt: Runtime) -> Any:
-    if call.run.tag_limits and child.slots is None:
-        return await within_limits(call, child, rt, _timed_body)
     if call.policy.hooks is not None:
         await tell(call, running(child.attempt), rt, child.attempt)
     try:
@@ -216,7 +219,7 @@ async def _next_attempt(
     await rt.settled(run)
     run.check(call.frame)
     rows = [*start_rows(call.frame), end_row(call, child, "attempt", data, detail, attempt=attempt)]
-    await rt.commit(run, rows)
+    await _commit(child, rows, rt)
     if guilty:
         identity = run.identify(call.frame.scope, child.place)
         hand_on_now(run, child, attempt_scope(run.identify, identity, attempt + 1), guilty, first)
@@ -267,13 +270,19 @@ async def _complete(
     model = policy.kind is StepKind.MODEL
     if model:
         run.model_spoke = True
-    if visible:
-        await rt.commit(run, rows, Extras(durable=model, cache=visible))
-    elif model:
-        await rt.commit(run, rows, DURABLY)
+    if visible or model:
+        await _commit(child, rows, rt, Extras(durable=model, cache=visible))
     else:
-        await rt.commit(run, rows)
+        await _commit(child, rows, rt)
     return value
+
+
+async def _commit(child: Frame, rows: list[StepRow], rt: Runtime, extras: Extras | None = None) -> None:
+    """Commit how an attempt has ended; what it held of limits is free then."""
+    if child.claim:
+        await commit_and_give_back(child, rows, rt, extras or NO_EXTRAS)
+    else:
+        await rt.commit(child.run, rows, extras)
 
 
 async def _fail(
@@ -290,6 +299,6 @@ async def _fail(
     if look is not None:
         detail = (detail or {}) | look.detail()
     rows = [*start_rows(call.frame), row := end_row(call, child, "failed", data, detail, attempt=attempt)]
-    await rt.commit(run, rows)
+    await _commit(child, rows, rt)
     record_failure(shown, row.id, row.scope)
     return shown

@@ -83,8 +83,9 @@ class Frame:
     lane: Lane | None = None
     #: What the rows of its step say of it: how people see it, its tags.
     notes: Mapping[str, Any] = MappingProxyType({})
-    #: Limits of which this attempt holds a slot; None = not asked for yet.
-    slots: tuple[str, ...] | None = None
+    #: Limits on tags of which this attempt holds a slot, and its claim.
+    slots: tuple[str, ...] = ()
+    claim: str = ""
     #: Blocks of `concurrency` that this branch has entered so far, by what they want.
     blocks: dict[bytes, int] | None = None
 

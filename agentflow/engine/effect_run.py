@@ -23,7 +23,7 @@ from agentflow.engine.effects import (
 )
 from agentflow.engine.handing_on import record_failure
 from agentflow.engine.hooks import running, tell
-from agentflow.engine.limits import drop, take_for_tags
+from agentflow.engine.limits import commit_and_give_back, give_back_soon, take_for_tags
 from agentflow.engine.records import Place, Record, Records, Scope
 from agentflow.engine.returned import taken
 from agentflow.engine.runtime import DURABLY, Extras, Interrupted, Overdue
@@ -196,7 +196,8 @@ async def _run_effect(call: Call, place: Place, permission: Permission, attempt:
         above = start_rows(frame)
         if above or call.answered:
             await rt.commit(run, above, Extras(durable=True, consumed=call.answered))
-        claim = await take_for_tags(call, child, rt) if run.tag_limits else ""
+        if run.tag_limits:
+            await take_for_tags(call, child, rt)
         details = {
             "arguments": permission.executed,
             "edited": permission.edited,
@@ -208,9 +209,11 @@ async def _run_effect(call: Call, place: Place, permission: Permission, attempt:
         try:
             await _intend(call, child, permission, details, rt)
             outcome = await _outcome(call, child, rt)
-        finally:
-            drop(run, claim)
+        except BaseException:
+            give_back_soon(child)
+            raise
         if isinstance(outcome, Exception):
+            give_back_soon(child)
             shown, again = await _effect_failed(call, child, outcome, details, attempt, rt)
             if not again:
                 raise shown from outcome.__cause__
@@ -225,7 +228,11 @@ async def _run_effect(call: Call, place: Place, permission: Permission, attempt:
         _note(
             call, row
         )  # before the commit, which a cancellation of the caller interrupts, but does not undo
-        await rt.commit(run, [row], Extras(durable=True, cache=stage(frame, child.staged)))
+        extras = Extras(durable=True, cache=stage(frame, child.staged))
+        if child.claim:
+            await commit_and_give_back(child, [row], rt, extras)
+        else:
+            await rt.commit(run, [row], extras)
         return value
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 from agentflow.engine.context import Frame
 from agentflow.engine.logs import run_log
 from agentflow.engine.records import ROOT
-from agentflow.engine.slots import claim_of, give_back, keeper_of, take
+from agentflow.engine.runtime import Extras
+from agentflow.engine.slots import claim_of, keeper_of, take
 from agentflow.engine.tags import effective_tags
 from agentflow.errors import (
     AcquireConcurrencySlotTimeoutError,
@@ -29,7 +30,7 @@ from agentflow.model.limits import (
     Slot,
 )
 from agentflow.model.states import StateType
-from agentflow.model.steps import StepKind
+from agentflow.model.steps import StepKind, StepRow
 
 if TYPE_CHECKING:
     from agentflow.engine.active import ActiveRun
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from agentflow.engine.runtime import Runtime
     from agentflow.engine.step import Call
 
-T = TypeVar("T")
 #: Sub-flows and waits are no tasks.
 _LIMITED = frozenset({StepKind.TASK, StepKind.MODEL, StepKind.TOOL})
 #: How many holders of a limit are named.
@@ -45,50 +45,49 @@ _NAMED = 5
 
 
 # -- tasks of a tag
-async def take_for_tags(call: Call, child: Frame, rt: Runtime) -> str:
-    """Take a slot of each limit on a tag of the task, for one attempt of it; returns the claim, "" where none applies.
+def is_limited(call: Call) -> bool:
+    """Whether the call may need a slot of a limit on one of its tags."""
+    wanted = (TAG_PREFIX + tag for tag in effective_tags(call))
+    return call.policy.kind in _LIMITED and not call.run.tag_limits.isdisjoint(wanted)
+
+
+async def take_for_tags(call: Call, child: Frame, rt: Runtime) -> None:
+    """Take a slot of each limit on a tag of the call, for one attempt of it: `child` has the claim.
 
     What a task around it holds counts for what it calls as well.
     """
     run = call.run
-    child.slots = ()
-    if call.policy.kind not in _LIMITED:
-        return ""
-    around = {name for body in child.enclosing() for name in body.slots or ()}
-    tags = effective_tags(call)
-    names = [
-        name for tag in sorted(tags) if (name := TAG_PREFIX + tag) in run.tag_limits and name not in around
-    ]
-    child.slots = tuple(names)
+    if not is_limited(call):
+        return
+    around = {name for body in child.enclosing() for name in body.slots}
+    names = [TAG_PREFIX + tag for tag in sorted(effective_tags(call))]
+    names = [name for name in names if name in run.tag_limits and name not in around]
     if not names:
-        return ""
+        return
     settings = run.options.settings
     claim = claim_of(run.journal, settings, names, frame=call.frame, step=call.policy.name)
-    held = await take(run.journal, settings, claim, rt, frame=call.frame)
+    if await take(run.journal, settings, claim, rt, frame=call.frame):
+        child.slots, child.claim = tuple(names), claim.id
     child.t0 = run.clock()
-    return claim.id if held else ""
 
 
-async def within_limits(
-    call: Call, child: Frame, rt: Runtime, body: Callable[[Call, Frame, Runtime], Coroutine[Any, Any, T]]
-) -> T:
-    """Run a body with a slot of each limit on a tag of its task."""
-    claim = await take_for_tags(call, child, rt)
-    if not claim:
-        return await body(call, child, rt)
+async def commit_and_give_back(child: Frame, rows: list[StepRow], rt: Runtime, extras: Extras) -> None:
+    """Commit how an attempt has ended and, in the same transaction, give back what it held."""
+    run = child.run
     try:
-        value = await body(call, child, rt)
-    except BaseException as error:
-        await give_back(call.run.journal, claim, rt, error)
+        await rt.commit(run, rows, extras + Extras(released=(child.claim,)))
+    except BaseException:
+        give_back_soon(child)
         raise
-    await give_back(call.run.journal, claim, rt)
-    return value
+    keeper_of(run.journal).forget(child.claim)
+    child.claim = ""
 
 
-def drop(run: ActiveRun, claim: str) -> None:
-    """Give back what `take_for_tags` took, soon, without failing."""
-    if claim:
-        keeper_of(run.journal).drop(claim)
+def give_back_soon(child: Frame) -> None:
+    """Give back what an attempt holds, if it still does; does not block and does not fail."""
+    if child.claim:
+        keeper_of(child.run.journal).drop(child.claim)
+        child.claim = ""
 
 
 # -- runs

@@ -254,7 +254,7 @@ async def execute(call: Call, rt: Runtime) -> Any:
             run.check_call(frame)
             await hold(run, frame, rt, inline=not call.own)
         place = call.place() if call.own else (call.key, frame.branch, call.occurrence)
-        if not policy.plain:
+        if not policy.plain or (run.tag_limits and _is_limited(call)):
             return await _full(call, place, rt)
         record = None if run.records is None else find(call, place)
         if record is not None and record.end:
@@ -355,6 +355,12 @@ def _plain_detail(call: Call, value: Any) -> bytes | None:
     return orjson.dumps(detail) if detail else None
 
 
+def _is_limited(call: Call) -> bool:
+    from agentflow.engine.limits import is_limited  # noqa: PLC0415 - the two need each other
+
+    return is_limited(call)
+
+
 async def _full(call: Call, place: Place, rt: Runtime) -> Any:
     from agentflow.engine.attempts import execute_fully  # noqa: PLC0415 - the two need each other
     from agentflow.engine.transaction_hooks import execute_hooked  # noqa: PLC0415 - the same
@@ -391,10 +397,6 @@ def count_effect(call: Call, place: Place) -> None:
 async def run_body(call: Call, child: Frame, rt: Runtime) -> Any:
     """Call the user's function within `child`."""
     run, policy = call.run, call.policy
-    if run.tag_limits and child.slots is None:
-        from agentflow.engine.limits import within_limits  # noqa: PLC0415 - the two need each other
-
-        return await within_limits(call, child, rt, run_body)
     child.task = rt.task()
     if child.task is None:
         child.thread = get_ident()

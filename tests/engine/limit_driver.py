@@ -1,8 +1,9 @@
 """A process that works under a limit, for the tests of several of them.
 
 Usage: ``python -m tests.engine.limit_driver JOURNAL LOG WHAT``: writes ``begin`` and ``end`` with the monotonic clock
-of the machine to LOG. WHAT: ``blocks``, ``tags``, ``flow``, ``process`` (many short turns), or ``hold`` and
-``hold-process``: one turn that lasts until the process is killed.
+of the machine to LOG. WHAT: ``blocks``, ``tags``, ``flow``, ``process`` (many short turns), ``crowd`` (very many tasks
+that all wait at once), or ``hold``, ``hold-tag``, ``hold-flow``, ``hold-process``: one turn that lasts until the
+process is killed, or until its standard input ends.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from agentflow.settings import Settings
 
 KEY = b"k" * 32
 TURNS = 9
+CROWD = 250
+LEASE = 0.5
 LOG = [Path("log")]
 
 
@@ -70,11 +73,59 @@ def limited() -> None:
     work()
 
 
+@task(side_effect=True, approval="never")
+def pay() -> None:
+    log("paid")
+
+
 @flow
 def hold() -> None:
     with concurrency("db"):
         log("begin")
         sys.stdin.read()
+        pay()
+
+
+@task(tags=["db"])
+def tagged_turn() -> None:
+    log("begin")
+    sys.stdin.read()
+    pay()
+
+
+@flow
+def hold_tag() -> None:
+    tagged_turn()
+
+
+@flow(name="limited")
+def hold_flow() -> None:
+    log("begin")
+    sys.stdin.read()
+    pay()
+
+
+@task(tags=["db"])
+async def short(number: int) -> int:
+    log("begin")
+    await asyncio.sleep(0)
+    log("end")
+    return number
+
+
+@flow
+async def crowd() -> int:
+    return sum(await asyncio.gather(*(short(number) for number in range(CROWD))))
+
+
+FLOWS = {
+    "blocks": blocks,
+    "tags": tags,
+    "crowd": crowd,
+    "hold": hold,
+    "hold-tag": hold_tag,
+    "hold-flow": hold_flow,
+}
 
 
 def _always(journal: Journal) -> Callable[[Settings], Journal]:
@@ -89,7 +140,7 @@ def main() -> None:
     where, log_file, what = sys.argv[1:]
     LOG[0] = Path(log_file)
     journal = SqliteJournal(Path(where), KEY)
-    options = Options(settings=Settings())
+    options = Options(settings=Settings(lease_seconds=LEASE))
     with patch("agentflow.concurrency.open_journal", _always(journal)):
         print("ready", flush=True)
         sys.stdin.readline()
@@ -101,11 +152,12 @@ def main() -> None:
             with concurrency("db"):
                 log("begin")
                 sys.stdin.read()
+            log("end")
         elif what == "flow":
             for _ in range(TURNS // 3):
                 limited.run({}, journal=journal, options=options)
         else:
-            {"blocks": blocks, "tags": tags, "hold": hold}[what].run({}, journal=journal, options=options)
+            FLOWS[what].run({}, journal=journal, options=options)
 
 
 if __name__ == "__main__":

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from agentflow.journal.protocol import RunFilter
 from agentflow.journal.sqlite import SqliteJournal
 from agentflow.model.limits import Limit
-from tests.engine.limit_driver import KEY, TURNS
+from agentflow.model.states import StateType
+from tests.engine.limit_driver import CROWD, KEY, LEASE, TURNS
 
 ROOT = Path(__file__).parents[2]
 LIMIT, PROCESSES = 3, 5
-LEASE = 30.0
+LEASE_BY_DEFAULT = 30.0
 
 
 def process(folder: Path, what: str) -> subprocess.Popen[str]:
@@ -65,10 +68,7 @@ def test_never_more_than_the_limit_at_once(tmp_path: Path, what: str) -> None:
     for one in everybody:
         one.communicate()
         assert one.returncode == 0
-    now = most = 0
-    for event, _, _ in events(tmp_path):
-        now += 1 if event == "begin" else -1
-        most = max(most, now)
+    most = most_at_once([(event, at) for event, _, at in events(tmp_path)])
     turns = TURNS // 3 if what == "flow" else TURNS
     assert len(events(tmp_path)) == 2 * PROCESSES * turns
     assert most <= LIMIT
@@ -77,11 +77,14 @@ def test_never_more_than_the_limit_at_once(tmp_path: Path, what: str) -> None:
     journal.close()
 
 
-@pytest.mark.parametrize("what", ["hold", "hold-process"])
+NAMES = {"hold": "db", "hold-tag": "tag:db", "hold-flow": "flow:limited", "hold-process": "db"}
+
+
+@pytest.mark.parametrize("what", NAMES)
 def test_what_a_killed_process_held_is_free_at_once(tmp_path: Path, what: str) -> None:
-    """Long before its lease is over, whoever waits has the slot; nobody had to be told."""
+    """Before one lease is over, whoever waits has the slot; nobody had to be told."""
     journal = journal_in(tmp_path)
-    journal.set_limit(Limit("db", 1))
+    journal.set_limit(Limit(NAMES[what], 1))
     first, second = process(tmp_path, what), process(tmp_path, what)
     go(first)
     _until(lambda: len(events(tmp_path)) == 1)
@@ -94,7 +97,7 @@ def test_what_a_killed_process_held_is_free_at_once(tmp_path: Path, what: str) -
     _until(lambda: len(events(tmp_path)) == 2)
     (_, holder, _), (_, heir, at) = events(tmp_path)
     assert (holder, heir) == (first.pid, second.pid)
-    assert (at - killed) / 1e9 < LEASE / 3
+    assert (at - killed) / 1e9 < LEASE_BY_DEFAULT / 3
     second.kill()
     second.wait()
     assert journal.list_slots() == []
@@ -103,9 +106,99 @@ def test_what_a_killed_process_held_is_free_at_once(tmp_path: Path, what: str) -
     journal.close()
 
 
-def _until(condition: Callable[[], bool]) -> None:
+@pytest.mark.parametrize("what", ["hold", "hold-tag", "hold-flow"])
+def test_a_stopped_holder_keeps_its_slot_until_its_run_is_taken_over(tmp_path: Path, what: str) -> None:
+    """A stopped process is not dead, however long its lease is over; once it has lost its run, the slot is free.
+
+    What it does when it goes on is refused: its side effect does not happen, and it does not give back another's slot.
+    """
+    journal = journal_in(tmp_path)
+    journal.set_limit(Limit(NAMES[what], 1))
+    zombie, heir = process(tmp_path, what), process(tmp_path, what)
+    go(zombie)
+    _until(lambda: len(events(tmp_path)) == 1)
+    (slot,) = journal.list_slots()
+    go(heir)
+    _until(lambda: bool(journal.list_slots(waiting_only=True)))
+    zombie.send_signal(signal.SIGSTOP)
+    _until(lambda: time.time() > slot.expires + LEASE)
+    assert len(events(tmp_path)) == 1
+    taken = journal.claim_run(slot.run_id, take_over=True)
+    _until(lambda: len(events(tmp_path)) == 2)
+    zombie.send_signal(signal.SIGCONT)
+    zombie.communicate()
+    assert zombie.returncode != 0
+    assert [(event, pid) for event, pid, _ in events(tmp_path)] == [
+        ("begin", zombie.pid),
+        ("begin", heir.pid),
+    ]
+    (slot,) = journal.list_slots()
+    assert slot.owner.endswith(f":{heir.pid}")
+    heir.communicate()
+    assert [event for event, _, _ in events(tmp_path)] == ["begin", "begin", "paid"]
+    assert journal.list_slots() == []
+    journal.release_run(taken)
+    journal.close()
+
+
+def test_a_stopped_process_does_not_give_back_what_was_freed_meanwhile(tmp_path: Path) -> None:
+    """Without a run there is nothing to take over: a person frees the slot, and the next one keeps it."""
+    journal = journal_in(tmp_path)
+    journal.set_limit(Limit("db", 1))
+    zombie, heir = process(tmp_path, "hold-process"), process(tmp_path, "hold-process")
+    go(zombie)
+    _until(lambda: len(events(tmp_path)) == 1)
+    go(heir)
+    _until(lambda: bool(journal.list_slots(waiting_only=True)))
+    zombie.send_signal(signal.SIGSTOP)
+    assert journal.reset_limit("db") == 1
+    _until(lambda: len(events(tmp_path)) == 2)
+    zombie.send_signal(signal.SIGCONT)
+    zombie.communicate()
+    (slot,) = journal.list_slots()
+    assert slot.owner.endswith(f":{heir.pid}")
+    heir.communicate()
+    journal.close()
+
+
+@pytest.mark.timeout(300)
+def test_two_thousand_waiters_of_eight_processes_share_five_slots(tmp_path: Path) -> None:
+    """All wait at once on one file: everybody gets a turn, and at no time do more than five have one."""
+    journal = journal_in(tmp_path)
+    journal.set_limit(Limit("tag:db", 0))
+    everybody = [process(tmp_path, "crowd") for _ in range(8)]
+    for one in everybody:
+        go(one)
+    _until(lambda: len(journal.list_slots(waiting_only=True)) == 8 * CROWD, patience=120)
+    journal.set_limit(Limit("tag:db", 5))
+    for one in everybody:
+        one.communicate()
+        assert one.returncode == 0
+    assert most_at_once([(event, at) for event, _, at in events(tmp_path)]) == 5
+    recorded: list[tuple[str, float]] = []
+    for run in journal.list_runs(RunFilter(limit=-1)):
+        assert run.state is StateType.COMPLETED
+        steps = [row for row in journal.steps(run.number) if row.name == "short"]
+        assert len(steps) == CROWD
+        recorded += [("begin", row.started) for row in steps]
+        recorded += [("end", row.ended or 0.0) for row in steps]
+    assert most_at_once(recorded) <= 5
+    assert journal.list_slots() == []
+    journal.close()
+
+
+def most_at_once(moments: Sequence[tuple[str, float]]) -> int:
+    """How many turns there were at one time at the most; one that ends makes room for one that begins."""
+    now = most = 0
+    for event, _ in sorted(moments, key=lambda moment: (moment[1], moment[0] == "begin")):
+        now += 1 if event == "begin" else -1
+        most = max(most, now)
+    return most
+
+
+def _until(condition: Callable[[], bool], *, patience: float = LEASE_BY_DEFAULT) -> None:
     """Wait for what another process does, which nothing here can be told of."""
-    deadline = time.monotonic() + LEASE
+    deadline = time.monotonic() + patience
     pause = threading.Event()
     while not condition():
         assert time.monotonic() < deadline, "it never came to that"
