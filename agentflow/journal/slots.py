@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from agentflow.errors import Fenced, LimitNotFoundError, UsageError
-from agentflow.model.limits import MOST_SLOTS, Claim, Grant, Limit, Slot
+from agentflow.model.limits import FLOW_PREFIX, MOST_SLOTS, Claim, Grant, Limit, Slot
 
 #: Tokens are fractions; what decay has brought back is not compared to the last digit.
 _ROUNDING = 1e-9
@@ -147,9 +147,9 @@ def _slot(claim: Claim, name: str, ticket: int, owner: str, epoch: int, now: flo
     )  # fmt: skip
 
 
-def settle(table: SlotTable, names: Iterable[str], now: float) -> None:
-    """Serve whoever can be served in the queues of these limits."""
-    todo = dict.fromkeys(names)
+def settle(table: SlotTable, names: Iterable[str], now: float) -> bool:
+    """Serve whoever can be served in the queues of these limits; whether there was anybody."""
+    todo, served = dict.fromkeys(names), False
     while todo:
         name, _ = todo.popitem()
         account = table.account(name)
@@ -160,9 +160,11 @@ def settle(table: SlotTable, names: Iterable[str], now: float) -> None:
             if all(_is_first(table, part, now) for part in slots) and _may_start(table, slots, now):
                 _charge(table, slots, now)
                 table.grant(slot.claim, now)
+                served = True
                 todo.update(dict.fromkeys(part.limit for part in slots if part.limit != name))
             elif account is not None and account.limit.active:
                 break
+    return served
 
 
 def _living(table: SlotTable, name: str, now: float) -> Iterator[Slot]:
@@ -235,12 +237,12 @@ def _charge(table: SlotTable, slots: Sequence[Slot], now: float) -> None:
 
 
 def release(table: SlotTable, claims: Sequence[str], now: float) -> bool:
-    """Give back what claims hold or wait for, and serve who waits; whether there was anything."""
+    """Give back what claims hold or wait for, and serve who waits; whether anybody is to look who goes on now."""
     names: dict[str, None] = {}
     for claim in claims:
         names.update(dict.fromkeys(_give_back(table, claim, now)))
-    settle(table, names, now)
-    return bool(names)
+    served = settle(table, names, now)
+    return served or any(name.startswith(FLOW_PREFIX) for name in names)  # pending runs are in no queue
 
 
 def _give_back(table: SlotTable, claim: str, now: float) -> list[str]:

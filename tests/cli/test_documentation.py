@@ -21,7 +21,7 @@ PAGES = [
     ROOT / "README.md",
     *(
         ROOT / "docs" / f"{name}.md"
-        for name in ("quickstart", "cli", "caching", "task-runners", "coming-from-prefect")
+        for name in ("quickstart", "cli", "caching", "task-runners", "coming-from-prefect", "limits")
     ),
 ]
 HELP = {"help", "h", "version"}
@@ -107,6 +107,7 @@ def test_every_program_has_a_name() -> None:
         ("task-runners.md", "file=totals.py"),  # run by tests/runners
         ("task-runners.md", "file=squares.py"),  # the same
         ("coming-from-prefect.md", "file=report.py"),
+        ("limits.md", "file=imports.py"),
     }
 
 
@@ -179,6 +180,18 @@ def test_trip(shell: Shell) -> None:
     hooks = [step["seq"] for step in steps if step["kind"] == "hook"]
     assert len(hooks) == 2
     assert next(step["event"] for step in steps if step["kind"] == "transaction") == "rolled_back"
+
+
+def test_limits(shell: Shell) -> None:
+    """The limits of the page are set as it says, and the program runs under them."""
+    page = ROOT / "docs" / "limits.md"
+    path = program(shell, page, "imports.py")
+    lines = re.findall(r"^\$ agentflow (limits set .*)$", page.read_text(), re.MULTILINE)
+    for line in lines:
+        assert shell.look(*shlex.split(line)).code == 0
+    assert shell("run", path, "--json").json()["result"] == 18
+    names = [limit["name"] for limit in shell.look("limits", "ls", "--json").json()]
+    assert names == ["api", "flow:import_pages", "report", "tag:database"]
 
 
 def test_task_runners(shell: Shell) -> None:

@@ -64,8 +64,9 @@ class MemoryLimits(MemoryBase):
         if not claims:
             return
         with self._lock:
-            slots.release(self._table, claims, self._clock())
-        self._notify()
+            told = slots.release(self._table, claims, self._clock())
+        if told:
+            self._notify()
 
     def renew_slots(self, keeper: str) -> None:
         with self._lock:

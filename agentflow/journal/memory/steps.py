@@ -36,9 +36,9 @@ class MemorySteps(MemoryBase):
             self._put_cache(cache)
             for wait_id in consumed:
                 self._consume(wait_id)
-            slots.release(MemorySlots(self), released, self._clock())
+            told = slots.release(MemorySlots(self), released, self._clock())
         self._version += 1
-        if released:
+        if told:
             self._notify()
 
     def try_append(self, number: int, epoch: int, rows: Sequence[StepRow]) -> bool:

@@ -83,8 +83,11 @@ class SqliteLimits(SqliteBase):
         return self._session
 
     def release_slots(self, claims: Sequence[str]) -> None:
-        if claims:
-            self._change(lambda table, _, now: slots.release(table, claims, now))
+        def work(db: apsw.Connection) -> bool:
+            return slots.release(SqliteSlots(db, self._ownership), claims, self._clock())
+
+        if claims and self._commit(work):
+            self._notify()
 
     def renew_slots(self, keeper: str) -> None:
         self._commit(lambda db: db.execute(SQL["renew_slots"], (self._clock(), keeper)))

@@ -44,7 +44,7 @@ class SqliteSteps(SqliteBase):
         ):
             return
 
-        def work(db: apsw.Connection) -> None:
+        def work(db: apsw.Connection) -> bool:
             check_epoch(db, number, epoch)
             db.executemany(_APPEND, rows)
             if cache:
@@ -52,11 +52,9 @@ class SqliteSteps(SqliteBase):
             if consumed:
                 now = self._clock()
                 db.executemany(SQL["consume_wait"], [(now, wait_id) for wait_id in consumed])
-            if released:
-                slots.release(SqliteSlots(db, self._ownership), released, self._clock())
+            return bool(released) and slots.release(SqliteSlots(db, self._ownership), released, self._clock())
 
-        self._commit(work, durable=durable)
-        if released:
+        if self._commit(work, durable=durable):
             self._notify()
 
     def try_append(self, number: int, epoch: int, rows: Sequence[StepRow]) -> bool:
