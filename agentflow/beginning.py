@@ -86,6 +86,8 @@ def describe_run(
         interpreter=sys.executable,
         parent="" if around is None else around.run.run.id,
         tags=tuple(sorted(flow.tags | TAGS.get())),
+        # hooks of a flow that no other process could find run in this one, or not at all
+        on_cancellation=bool(flow.entrypoint and flow.policy.hooks and flow.policy.hooks.on_cancellation),
     )
 
 

@@ -95,7 +95,7 @@ class FlowHooks(TaskHooks):
     """The decorators of a flow."""
 
     def on_cancellation(self, hook: H) -> H:
-        """Decorator: call `hook` after the run has been cancelled, in the process that ran it."""
+        """Decorator: call `hook` after the run has been cancelled, in the process that runs it or takes it up."""
         return self._watch("on_cancellation", hook)
 
     def on_crashed(self, hook: H) -> H:

@@ -134,9 +134,11 @@ def send_event(run_id: str, name: str, payload: Any = None, *, journal: Journal 
 def cancel_run(run_id: str, *, actor: str, reason: str = "", journal: Journal | None = None) -> Run:
     """Ask a run to stop, and the runs that it has started; returns it as it stands then.
 
-    Where nobody runs it, it is CANCELLED at once. Else it is CANCELLING until its owner has seen that: what waits is
-    woken, async work is cancelled, sync work is refused its next step, side effects under way end first. Who asked and
-    why stays with the run; a second request changes nothing. Raises `RunNotFoundError`, `RunFinishedError`.
+    Where nobody runs it, it is CANCELLED at once; unless a transaction is to be rolled back, or its flow has
+    ``on_cancellation`` hooks: then as soon as somebody takes it up again, who runs nothing else of it. Else it is
+    CANCELLING until its owner has seen that: what waits is woken, async work is cancelled, sync work is refused its
+    next step, side effects under way end first. Who asked and why stays with the run; a second request changes nothing.
+    Raises `RunNotFoundError`, `RunFinishedError`.
     """
     why = f"cancelled by {actor}" + (f": {reason[:_REASON_LIMIT]}" if reason else "")
     return (journal or open_journal()).request_cancel(run_id, why)

@@ -253,9 +253,9 @@ def cancel(*runs: str, reason: str = "", json: Flag = False) -> int:
         elif journal.is_owned(run):
             say(f"run {run.id} stops at its next step (it runs in {run.owner or 'another process'})")
         else:
+            what = "hooks on its cancellation" if run.on_cancellation else "a transaction to be undone"
             say(
-                f"run {run.id} is in the middle of a transaction, which has to be undone first: "
-                f"agentflow runs resume {run.id}"
+                f"run {run.id} has {what}, for which somebody has to take it up: agentflow runs resume {run.id}"
             )
     return COMPLETED
 

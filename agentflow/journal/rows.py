@@ -34,6 +34,7 @@ def new_run_values(new: NewRun, state: StateType, owner: str) -> tuple[Any, ...]
         new.interpreter,
         "\n".join(new.tags),
         new.parent,
+        int(new.on_cancellation),
     )
 
 
@@ -63,6 +64,7 @@ def new_run(new: NewRun, state: StateType, owner: str, number: int) -> Run:
         tags=new.tags,
         crashes=0,
         parent=new.parent,
+        on_cancellation=new.on_cancellation,
     )
 
 
@@ -85,6 +87,7 @@ def run_from(row: Sequence[Any]) -> Run:
         tags=tuple(row[19].split("\n")) if row[19] else (),
         crashes=row[20],
         parent=row[21],
+        on_cancellation=bool(row[22]),
     )
 
 

@@ -18,6 +18,14 @@ def is_undone(transactions: Iterable[StepRow]) -> bool:
     return all(event in ENDS for event in last.values())
 
 
+def is_over(run: Run, *, undone: bool) -> bool:
+    """Whether a run that was asked to stop, and that nobody runs, has stopped: somebody may have to come back for it.
+
+    For a transaction that is to be undone (not `undone`), and for hooks on its cancellation, if it has begun.
+    """
+    return undone and not (run.on_cancellation and run.started is not None)
+
+
 def next_state(
     row: Sequence[Any] | None, epoch: int, state: StateType, message: str, *, over: bool
 ) -> tuple[StateType, str]:

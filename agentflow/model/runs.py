@@ -43,6 +43,8 @@ class NewRun:
     parent: str = ""
     #: Who else is behind it, beside `origin`: whoever asked for the run that it was started by.
     also: frozenset[Origin] = frozenset()
+    #: Its flow has hooks of that name.
+    on_cancellation: bool = False
 
     @property
     def origins(self) -> tuple[Origin, ...]:
@@ -81,6 +83,8 @@ class Run:
     crashes: int
     #: Id of the run that started this one; "" = none.
     parent: str
+    #: Its flow has hooks of that name, which only a process with its code can run.
+    on_cancellation: bool = False
 
 
 #: A run that has taken its process down this often is no longer recovered unasked.

@@ -48,7 +48,7 @@ class ProcessWorker(Worker):
                     f"{flow.name} cannot run in a process of its own: it is no function at the top of a file"
                 )
                 raise UsageError(message)
-        if not journal.url.startswith("sqlite:"):
+        if journal.url == "memory:":
             message = f"runs in processes of their own need a journal that they can open, not {journal.url!r}"
             raise UsageError(message)
         self._children: dict[str, Child] = {}
@@ -80,12 +80,16 @@ class ProcessWorker(Worker):
         return code == 0 and (after is None or after.state.is_final or after.state is StateType.PAUSED)
 
     def _watch_child(self, child: Child) -> int:
-        """Wait until the process has ended; end it where its run was asked to stop and does not."""
+        """Wait until the process has ended; end it where its run was asked to stop meanwhile and does not.
+
+        One that was asked before has this life to undo what it has begun, and for its hooks: they take their time.
+        """
         settings = self.options.settings
+        cleans_up = child.run.state is StateType.CANCELLING
         asked: float | None = None
         while (code := child.wait(settings.poll_interval)) is None:
             run = self.journal.get_run(child.run.id)
-            if run is None or run.state is not StateType.CANCELLING:
+            if cleans_up or run is None or run.state is not StateType.CANCELLING:
                 continue
             now = time.monotonic()
             asked = now if asked is None else asked

@@ -170,6 +170,19 @@ def test_caching(shell: Shell) -> None:
     assert (once.json()["result"], once.err.count("loads")) == (["LARGE"] * 8, 1)
 
 
+def test_rented(shell: Shell) -> None:
+    """A run that waits and has hooks on its cancellation ends when it is taken up; they run then, the flow does not."""
+    path = program(shell, ROOT / "docs" / "cancelling.md", "rented.py")
+    run = shell("run", path, "--json").json()["run_id"]
+    cancelled = shell.look("runs", "cancel", run, "--reason", "too expensive")
+    assert "has hooks on its cancellation" in cancelled.err
+    resumed = shell("runs", "resume", run)
+    assert (resumed.code, resumed.out) == (1, "given back\n")
+    shown = shell.look("runs", "show", run, "--json").json()
+    assert shown["state"] == "CANCELLED"
+    assert shown["message"].endswith(": too expensive")
+
+
 def test_trip(shell: Shell) -> None:
     """The transaction of docs/transactions.md holds, or is undone in reverse order."""
     path = program(shell, ROOT / "docs" / "transactions.md", "trip.py")

@@ -13,6 +13,7 @@ import pytest
 
 from agentflow import flow, task, wait_for_event
 from agentflow.engine.active import Options
+from agentflow.engine.waiting import waker_of
 from agentflow.errors import Cancelling, RunCancelled, RunFinishedError, Unwinding
 from agentflow.journal.memory import MemoryJournal
 from agentflow.model.runs import Origin
@@ -334,6 +335,50 @@ def test_async_work_is_cancelled_cooperatively() -> None:
 
     assert start(run, journal=journal, using=options(suspend=False)).state is StateType.CANCELLED
     assert seen == ["cancelled", "refused"]
+
+
+class SlowJournal(MemoryJournal):
+    """A journal in which the end of a step is on its way until somebody lets it land."""
+
+    def __init__(self, key: bytes) -> None:
+        super().__init__(key)
+        self.on_its_way, self.land = threading.Event(), threading.Event()
+
+    def try_append(self, number: int, epoch: int, rows: Any) -> bool:
+        return False if not self.land.is_set() else super().try_append(number, epoch, rows)
+
+    def append(self, number: int, epoch: int, rows: Any, **more: Any) -> None:
+        self.on_its_way.set()
+        assert self.land.wait(5)
+        super().append(number, epoch, rows, **more)
+
+
+@pytest.mark.parametrize("branches", [1, 2])
+def test_what_is_being_written_is_written_to_its_end(branches: int) -> None:
+    """Cancelling catches a step whose end is on its way to the journal: it gets there before the run ends."""
+    journal = SlowJournal(b"k" * 32)
+
+    @task
+    async def done(number: int) -> int:
+        return number
+
+    @flow
+    async def run() -> list[int]:
+        return await asyncio.gather(*map(done, range(branches))) if branches > 1 else [await done(0)]
+
+    def person() -> None:
+        assert journal.on_its_way.wait(5)
+        cancel(journal)
+        life = waker_of(journal).life_of(1)
+        while life is not None and life.fence is None:
+            threading.Event().wait(0.001)
+        journal.land.set()
+
+    thread = threading.Thread(target=person)
+    thread.start()
+    assert start(run, journal=journal, using=options(suspend=False)).state is StateType.CANCELLED
+    thread.join()
+    assert [row.event for row in rows(journal)] == ["completed"] * branches
 
 
 def test_runs_below_a_run_are_cancelled_with_it() -> None:

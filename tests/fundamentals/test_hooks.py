@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 
-from agentflow import flow, get_run_logger, task
+from agentflow import Flow, flow, get_run_logger, task, wait_for_event
 from agentflow.errors import DefinitionError
 from agentflow.hooks import FlowRun, TaskRun
+from agentflow.journal.memory import MemoryJournal
+from agentflow.model.runs import Origin
+from agentflow.model.states import StateType
+from agentflow.run_context import cancel_run
 from agentflow.states import Cancelled, Completed, Crashed, State
-from tests.fundamentals.lives import Death, die, log_of, memory, resume, rows, start
+from tests.fundamentals.lives import Death, die, last_run, log_of, memory, options, resume, rows, start
 
 COLOURS = ["sync", "async"]
 
@@ -252,6 +256,100 @@ def test_flows_have_hooks_for_how_they_stop(returned: State[Any], name: str) -> 
 
     start(run)
     assert [kind for kind, hook in told.items() if hook.states] == [name]
+
+
+TOLD = Told()
+CALLS: list[str] = []
+
+
+@flow(name="rented", on_cancellation=TOLD)
+def rented() -> Any:
+    """A flow that other processes can find."""
+    CALLS.append("body")
+    return wait_for_event("enough").result()
+
+
+@flow(name="rented", on_cancellation=[TOLD.later])
+async def rented_async() -> Any:
+    """The same, async."""
+    CALLS.append("body")
+    return await wait_for_event("enough")
+
+
+@pytest.fixture
+def nobody_told() -> None:
+    """Nothing was told so far."""
+    CALLS.clear()
+    TOLD.states.clear()
+    TOLD.runs.clear()
+
+
+@pytest.mark.usefixtures("nobody_told")
+@pytest.mark.parametrize("which", [rented, rented_async])
+def test_hooks_of_a_run_that_nobody_runs_are_told_by_whoever_takes_it_up(which: Flow[..., Any]) -> None:
+    """It stays CANCELLING until then, and is due; nothing else of it is run, and they are told once."""
+    journal = memory()
+    run_id = start(which, journal=journal).run_id
+    assert cancel_run(run_id, actor="ann", journal=journal).state is StateType.CANCELLING
+    assert [run.id for run in journal.due_runs(0.0)] == [run_id]
+    assert TOLD.states == []
+    outcome = resume(which, run_id, journal)
+    assert (outcome.state, str(outcome.error)) == (StateType.CANCELLED, "cancelled by ann")
+    assert (TOLD.states, CALLS) == (["rented Cancelled"], ["body"])
+    assert (TOLD.runs[0].id, journal.due_runs(0.0)) == (run_id, [])
+
+
+@pytest.mark.usefixtures("nobody_told")
+def test_hooks_of_a_run_that_never_began_are_not_told() -> None:
+    """There is nothing that they could clear up: it is CANCELLED at once."""
+    journal = memory()
+    new = rented.new_run({}, journal, options(), Origin.PERSON)
+    pending = journal.create_run(new, state=StateType.PENDING)
+    assert cancel_run(pending.id, actor="ann", journal=journal).state is StateType.CANCELLED
+    assert TOLD.states == []
+
+
+class AskedToStopAsItLeaves(MemoryJournal):
+    """Somebody cancels the run at the moment at which it leaves memory."""
+
+    def set_state(self, number: int, epoch: int, state: StateType, **more: Any) -> None:
+        if state is StateType.PAUSED and more.get("release"):
+            cancel_run(last_run(self), actor="ann", journal=self)
+        super().set_state(number, epoch, state, **more)
+
+
+@pytest.mark.usefixtures("nobody_told")
+@pytest.mark.parametrize("which", [rented, rented_async])
+def test_hooks_of_a_run_that_is_cancelled_as_it_leaves_memory_are_told_there(which: Flow[..., Any]) -> None:
+    """Its process still has it, so the run ends there."""
+    journal = AskedToStopAsItLeaves(b"k" * 32)
+    assert start(which, journal=journal).state is StateType.CANCELLED
+    assert TOLD.states == ["rented Cancelled"]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_cancelled_run_whose_process_is_interrupted_has_its_hooks_told(asynchronous: bool) -> None:
+    """It ends as CANCELLED, and not as one that is to be resumed; the interrupt goes on to the program."""
+    journal, told = memory(), Told()
+
+    def interrupted() -> None:
+        cancel_run(last_run(journal), actor="ann", journal=journal)
+        raise KeyboardInterrupt
+
+    @flow(name="run", on_cancellation=told)
+    def run() -> None:
+        interrupted()
+
+    @flow(name="run", on_cancellation=told.later)
+    async def run_async() -> None:
+        interrupted()
+
+    with pytest.raises(KeyboardInterrupt):
+        start(run_async if asynchronous else run, journal=journal)
+    stored = journal.get_run(last_run(journal))
+    assert stored is not None
+    assert (stored.state, stored.message) == (StateType.CANCELLED, "cancelled by ann")
+    assert told.states == ["run Cancelled"]
 
 
 def test_hooks_are_outside_of_the_run() -> None:

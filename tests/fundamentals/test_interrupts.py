@@ -103,6 +103,52 @@ def test_an_interrupt_anywhere_below_interrupts_the_whole_run(kind: type[BaseExc
     assert (outcome.value, outcome.tally.reused, len(tries)) == (3, 1, 2)
 
 
+@pytest.mark.parametrize("colour", ["sync", "async"])
+def test_an_interrupt_in_a_sub_flow_ends_neither_it_nor_the_flow_around_it(colour: str) -> None:
+    """Nobody can catch it half-way and go on; no end is recorded of either, no hook runs, and both go on later."""
+    journal, tries, told = memory(), list[int](), list[str]()
+
+    def hook(*_: Any) -> None:
+        told.append("an end")
+
+    hooks: dict[str, Any] = dict.fromkeys(("on_failure", "on_crashed", "on_cancellation"), hook)
+
+    def interrupted_once() -> int:
+        tries.append(1)
+        if len(tries) == 1:
+            raise KeyboardInterrupt
+        return 2
+
+    @task
+    def begun() -> int:
+        return 1
+
+    @flow(name="below", retries=2, **hooks)
+    def below() -> int:
+        return begun() + interrupted_once()
+
+    @flow(name="below", retries=2, **hooks)
+    async def below_async() -> int:
+        return begun() + interrupted_once()
+
+    @flow(name="above", retries=2, **hooks)
+    def above() -> int:
+        return below()
+
+    @flow(name="above", retries=2, **hooks)
+    async def above_async() -> int:
+        return await below_async()
+
+    which = above if colour == "sync" else above_async
+    with pytest.raises(KeyboardInterrupt):
+        start(which, journal=journal)
+    assert [row.name for row in rows(journal, "completed", "failed", "attempt")] == ["begun"]
+    (due,) = journal.due_runs(0.0)
+    assert (due.state, due.owner, due.crashes, told) == (StateType.RUNNING, "", 0, [])
+    outcome = resume(which, due.id, journal)
+    assert (outcome.value, outcome.tally.reused, len(tries)) == (3, 1, 2)
+
+
 def test_an_interrupted_run_leaves_its_threads_behind_and_waits_for_their_effects() -> None:
     """What cannot be interrupted is refused its next step; a side effect ends, recorded, before the run is let go."""
     journal, go, refused = memory(), threading.Event(), threading.Event()

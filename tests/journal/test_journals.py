@@ -327,6 +327,28 @@ def test_cancelling_ends_what_nobody_runs_and_asks_what_somebody_runs(journal: J
         journal.request_cancel(running.id, "no")
 
 
+def test_hooks_on_its_cancellation_keep_a_run_that_has_begun(journal: Journal) -> None:
+    """Where nobody runs it, it is CANCELLING and due until whoever takes it up lets it end."""
+    new = replace(new_run(), on_cancellation=True)
+    pending = journal.create_run(replace(new, id=new_id()), state=StateType.PENDING)
+    assert journal.request_cancel(pending.id, "no").state is StateType.CANCELLED
+    run = journal.create_run(new)
+    assert run.on_cancellation
+    assert journal.get_run(run.id) == run
+    journal.set_state(run.number, run.epoch, StateType.PAUSED, release=True)
+    assert journal.due_runs(99.0) == []
+    assert journal.request_cancel(run.id, "no").state is StateType.CANCELLING
+    assert journal.request_cancel(run.id, "again").message == "no"
+    assert [due.id for due in journal.due_runs(99.0)] == [run.id]
+    taken = journal.claim_run(run.id)
+    journal.release_run(taken)  # it could not run them
+    assert state_of(journal, run) == (StateType.CANCELLING, "no")
+    taken = journal.claim_run(run.id)
+    journal.set_state(taken.number, taken.epoch, StateType.RUNNING, release=True)
+    assert state_of(journal, run) == (StateType.CANCELLED, "no")
+    assert journal.due_runs(99.0) == []
+
+
 def state_of(journal: Journal, run: Run) -> tuple[StateType, str]:
     """A run's state and message, as stored."""
     found = journal.get_run(run.id)

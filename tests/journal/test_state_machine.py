@@ -151,11 +151,29 @@ class Journals(HistoryRules):
 
     # -- verbs
     def create(
-        self, which: int, state: StateType, flow: str, fault: Fault | None, parent: str = "", *, repeat: bool
+        self,
+        which: int,
+        state: StateType,
+        flow: str,
+        fault: Fault | None,
+        parent: str = "",
+        *,
+        repeat: bool,
+        hooked: bool = False,
     ) -> None:
         run_id = f"run-{len(self.ids) % 7}-{len(self.ids)}"
         new = NewRun(
-            run_id, flow, "f.py:f", b"{}", "fp", Origin.PERSON, self.now, name="n", tags=("t",), parent=parent
+            run_id,
+            flow,
+            "f.py:f",
+            b"{}",
+            "fp",
+            Origin.PERSON,
+            self.now,
+            name="n",
+            tags=("t",),
+            parent=parent,
+            on_cancellation=hooked,
         )
         self.both(which, fault, lambda journal: journal.create_run(new, state=state), claims=True)
         run = self.oracle.get_run(run_id)
@@ -177,6 +195,7 @@ class Journals(HistoryRules):
         parent=st.none() | small,
         fault=faults,
         repeat=repeats,
+        hooked=st.booleans(),
     )
     def create_run(
         self,
@@ -186,9 +205,10 @@ class Journals(HistoryRules):
         parent: int | None,
         fault: Fault | None,
         repeat: bool,
+        hooked: bool,
     ) -> None:
         above = "" if parent is None else self.run_of(parent).id
-        self.create(which, state, flow, fault, above, repeat=repeat)
+        self.create(which, state, flow, fault, above, repeat=repeat, hooked=hooked)
 
     @rule(which=stores, index=st.integers(0, 4), take_over=st.booleans(), fault=faults, repeat=repeats)
     def claim(self, which: int, index: int, take_over: bool, fault: Fault | None, repeat: bool) -> None:

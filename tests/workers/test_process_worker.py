@@ -89,22 +89,37 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-@pytest.fixture
-def works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Works]:
+@pytest.fixture(params=[""])
+def works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Works]:
     """A worker that is at work, with little patience."""
     for name, value in {
         "AGENTFLOW_HOME": str(tmp_path / "home"),
         "AGENTFLOW_CANCEL_GRACE": str(GRACE),
+        "AGENTFLOW_LEASE": "3",
         "AGENTFLOW_POLL_INTERVAL": "0.05",
         "WORLD": str(tmp_path / "world"),
     }.items():
         monkeypatch.setenv(name, value)
+    if request.param:
+        monkeypatch.setenv("AGENTFLOW_DATABASE_URL", request.getfixturevalue(request.param).url())
     monkeypatch.setattr(sys, "path", [str(FLOWS.parent), *sys.path])
     made = Works(tmp_path, load_flows([str(FLOWS)]))
     made.worker.start()
     yield made
     made.worker.stop(patience=0.0)
     close_all()
+
+
+@pytest.mark.parametrize("works", ["postgres"], indirect=True)
+def test_processes_may_share_a_postgres_journal(works: Works) -> None:
+    """They find it by its whole address; a run whose process was killed is free after its lease."""
+    assert works.ended(works.start("simple").id).result == b"3"
+    run = works.start("deaf_with_hooks")
+    process = works.until_done("deaf")
+    cancel_run(run.id, actor="ann", journal=works.journal)
+    assert works.ended(run.id).state is StateType.CANCELLED
+    assert not is_alive(process)
+    assert works.until_done("tidied") != process
 
 
 def test_each_run_has_a_process_of_its_own(works: Works) -> None:
@@ -158,6 +173,17 @@ def test_a_process_that_does_not_stop_is_killed(works: Works, name: str) -> None
     if name == "deaf":
         grandchild = int(next(line[1] for line in works.done if line[0] == "deaf"))
         until(lambda: not is_alive(grandchild))
+
+
+def test_hooks_of_a_killed_run_are_told_by_another_process(works: Works) -> None:
+    """They run once it is gone, and nothing else of the flow does."""
+    run = works.start("deaf_with_hooks")
+    process = works.until_done("deaf")
+    cancel_run(run.id, actor="ann", journal=works.journal)
+    ended = works.ended(run.id)
+    assert (ended.state, ended.message) == (StateType.CANCELLED, "cancelled by ann")
+    assert works.until_done("tidied") != process
+    assert [line[0] for line in works.done if line[0] != "interrupted"] == ["deaf", "tidied"]
 
 
 def test_a_side_effect_under_way_in_a_killed_process_is_in_doubt(works: Works) -> None:

@@ -77,6 +77,16 @@ def deaf() -> None:
             note("interrupted")
 
 
+def tell_of_it(*_: object) -> None:
+    note("tidied")
+
+
+@flow(on_cancellation=tell_of_it)
+def deaf_with_hooks() -> None:
+    """The same, and somebody wants to know."""
+    deaf.fn()
+
+
 @flow
 def stuck_in_c() -> None:
     """Never lets Python run again, not even for a signal."""

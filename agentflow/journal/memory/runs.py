@@ -75,7 +75,7 @@ class MemoryRuns(MemoryBase):
         with self._lock:
             now = self._runs[run.number]
             if now.epoch == run.epoch:
-                if now.state is StateType.CANCELLING and self._is_undone(run.number):
+                if now.state is StateType.CANCELLING and self._is_over(now):
                     now = replace(now, state=StateType.CANCELLED, ended=self._clock())
                     self._forget_run(run.number)
                 self._runs[run.number] = replace(now, owner="")
@@ -147,12 +147,15 @@ class MemoryRuns(MemoryBase):
         return run
 
     def _cancel(self, run: Run, message: str) -> None:
-        over = run.number not in self._owned and self._is_undone(run.number)
+        over = run.number not in self._owned and self._is_over(run)
         state, why = rules.cancelled_state(run.state, run.message, message, over=over)
         ended = self._clock() if state.is_final else None
         self._runs[run.number] = replace(run, state=state, message=why, ended=ended)
         if state.is_final:
             self._forget_run(run.number)
+
+    def _is_over(self, run: Run) -> bool:
+        return rules.is_over(run, undone=self._is_undone(run.number))
 
     def _is_undone(self, number: int) -> bool:
         return rules.is_undone(row for row in self._steps.get(number, ()) if row.kind == "transaction")

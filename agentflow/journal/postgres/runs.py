@@ -89,7 +89,7 @@ class PostgresRuns(PostgresBase):
             if state is None:
                 return
             end = LifeEnd.INTERRUPTED
-            if state == StateType.CANCELLING and _is_undone(db, run.number):
+            if state == StateType.CANCELLING and _is_over(db, run):
                 state = StateType.CANCELLED.value
                 db.do(_STOPPED, (state, now, run.number))
             if StateType(state).is_final:
@@ -164,7 +164,7 @@ class PostgresRuns(PostgresBase):
         return run
 
     def _cancel(self, db: Session, run: Run, message: str, *, held: bool) -> None:
-        over = not held and _is_undone(db, run.number)
+        over = not held and _is_over(db, run)
         state, why = rules.cancelled_state(run.state, run.message, message, over=over)
         ended = self._now(db) if state.is_final else None
         db.do(SQL["cancel"], (state.value, why, ended, run.number))
@@ -185,6 +185,10 @@ class PostgresRuns(PostgresBase):
 
     def is_owned(self, run: Run) -> bool:
         return self._one(SQL["run_is_owned"], (run.number,)) is not None
+
+
+def _is_over(db: Session, run: Run) -> bool:
+    return rules.is_over(run, undone=_is_undone(db, run.number))
 
 
 def _is_undone(db: Session, number: int) -> bool:

@@ -58,7 +58,8 @@ class RunVerbs(Protocol):
     def release_run(self, run: Run) -> None:
         """Own it no longer. Without effect where it was taken over.
 
-        One that was asked to stop has stopped then; unless a transaction is to be undone: it stays CANCELLING, and due.
+        One that was asked to stop has stopped then; unless a transaction is to be undone, or hooks on its cancellation
+        are to run: it stays CANCELLING, and due.
         """
         ...
 
@@ -80,7 +81,7 @@ class RunVerbs(Protocol):
         `account` is what the life has to say of the records that it found.
 
         One that was asked to stop does not go back to RUNNING or PAUSED: it is CANCELLING, and CANCELLED once it is
-        released and no transaction is to be undone.
+        released and no transaction is to be undone; whoever releases it so runs its hooks.
         Illegal transitions are refused with ValueError, stale epochs with `Fenced`.
         """
         ...
@@ -92,9 +93,9 @@ class RunVerbs(Protocol):
     def request_cancel(self, run_id: str, message: str) -> Run:
         """Ask a run to stop, and all that it has started, whole: CANCELLED at once where nobody runs it.
 
-        Where somebody does, it is CANCELLING until its owner has seen it; and where a transaction is to be undone,
-        until somebody has run it again (it is due). A second request changes nothing then. Raises
-        `RunNotFoundError`, `RunFinishedError`.
+        Where somebody does, it is CANCELLING until its owner has seen it; and where a transaction is to be undone, or
+        it has begun and its flow has hooks on its cancellation, until somebody has run it again (it is due). A second
+        request changes nothing then. Raises `RunNotFoundError`, `RunFinishedError`.
         """
         ...
 

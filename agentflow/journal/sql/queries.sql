@@ -1,7 +1,7 @@
 -- name: create_run
 INSERT INTO run (id, flow, name, entrypoint, parameters, fingerprint, origins, state, message, created, started,
-                 ended, result, error, epoch, owner, cwd, interpreter, tags, crashes, parent)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, '', ?, ?, NULL, NULL, NULL, ?, ?, ?, ?, ?, 0, ?)
+                 ended, result, error, epoch, owner, cwd, interpreter, tags, crashes, parent, on_cancellation)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, '', ?, ?, NULL, NULL, NULL, ?, ?, ?, ?, ?, 0, ?, ?)
 RETURNING number
 
 -- name: run_by_id

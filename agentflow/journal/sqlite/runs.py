@@ -107,7 +107,7 @@ class SqliteRuns(SqliteBase):
             if state is None:
                 return
             end = LifeEnd.INTERRUPTED
-            if state == StateType.CANCELLING and _is_undone(db, run.number):
+            if state == StateType.CANCELLING and self._is_over(db, self._need_run(db, run.id)):
                 stopped = (StateType.CANCELLED.value, now, run.number)
                 db.execute("UPDATE run SET state = ?, ended = ? WHERE number = ?", stopped)
                 state = StateType.CANCELLED.value
@@ -184,12 +184,15 @@ class SqliteRuns(SqliteBase):
         return run
 
     def _cancel(self, db: apsw.Connection, run: Run, message: str) -> None:
-        over = not self._ownership.is_held(run.number, run.epoch) and _is_undone(db, run.number)
+        over = not self._ownership.is_held(run.number, run.epoch) and self._is_over(db, run)
         state, why = rules.cancelled_state(run.state, run.message, message, over=over)
         ended = self._clock() if state.is_final else None
         db.execute(SQL["cancel"], (state.value, why, ended, run.number))
         if state.is_final:
             forget_run(db, run.number)
+
+    def _is_over(self, db: apsw.Connection, run: Run) -> bool:
+        return rules.is_over(run, undone=_is_undone(db, run.number))
 
     def get_run(self, run_id: str) -> Run | None:
         row = self._one("SELECT * FROM run WHERE id = ?", (run_id,))

@@ -43,6 +43,7 @@ CREATE TABLE run (
   tags TEXT NOT NULL,
   crashes BIGINT NOT NULL,
   parent TEXT COLLATE "C" NOT NULL DEFAULT '',
+  on_cancellation BIGINT NOT NULL DEFAULT 0,
   keeper BIGINT
 );
 CREATE INDEX run_live ON run (number) WHERE state NOT IN ('COMPLETED', 'FAILED', 'CANCELLED', 'CRASHED');
