@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from agentflow.errors import RunFinishedError, RunOwnedError
@@ -180,8 +181,10 @@ class PostgresRuns(PostgresBase):
         sql = f"SELECT * FROM run WHERE {where} ORDER BY number DESC LIMIT ?"  # noqa: S608 - fixed texts
         return [run_from(row) for row in self._find(sql, (*values, wanted.limit))]
 
-    def due_runs(self, now: float, *, after: int = 0, limit: int | None = None) -> list[Run]:
-        return [run_from(row) for row in self._all(SQL["due_runs"], (after, now, limit))]
+    def due_runs(
+        self, now: float, *, after: int = 0, limit: int | None = None, without: Collection[str] = ()
+    ) -> list[Run]:
+        return [run_from(row) for row in self._all(SQL["due_runs"], (after, list(without), now, limit))]
 
     def is_owned(self, run: Run) -> bool:
         return self._one(SQL["run_is_owned"], (run.number,)) is not None
