@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import atexit
 import os
-import signal
 import sys
-import threading
-from _thread import start_new_thread
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 
+from agentflow.workers.ending import ending_when_told
 from agentflow.workers.inline import Worker
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextmanager
@@ -26,9 +22,12 @@ def leaving_when_told(worker: Worker) -> Generator[None, None, None]:
 
     The worker drains. A second signal does not wait for steps to end, nor does the first one once the client has gone.
     """
-    told = False
+    is_served = True
 
     def leave() -> None:
+        if not is_served:
+            worker.hurry()
+            return
         try:
             worker.stop()
             atexit._run_exitfuncs()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - `os._exit` does not
@@ -37,18 +36,9 @@ def leaving_when_told(worker: Worker) -> Generator[None, None, None]:
                 sys.stderr.flush()
             os._exit(0)  # that was what it was asked for
 
-    def on_signal(_number: int, _frame: object) -> None:
-        nonlocal told
-        start_new_thread(worker.hurry if told else leave, ())
-        told = True
-
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, on_signal) for number in _SIGNALS}
-    try:
-        yield
-    finally:
-        told = True
-        worker.stop()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with ending_when_told(worker, leave):
+        try:
+            yield
+        finally:
+            is_served = False
+            worker.stop()

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-import signal
 import socket
 import threading
-from _thread import start_new_thread
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType, MappingProxyType, TracebackType
 from typing import Self
@@ -17,6 +15,7 @@ from starlette.types import ASGIApp
 from agentflow.errors import UsageError
 from agentflow.server.access import LOOPBACK_NAMES, WILDCARDS
 from agentflow.server.app import create_app
+from agentflow.workers.ending import ending_when_told
 from agentflow.workers.inline import Worker
 
 Mounts = Mapping[str, ASGIApp] | Callable[[str], Mapping[str, ASGIApp]]
@@ -26,7 +25,6 @@ _NO_MOUNTS: Mapping[str, ASGIApp] = MappingProxyType({})
 _DRAIN_SECONDS = 3
 _START_SECONDS = 30.0
 _SHORTEST_TOKEN = 16
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _BACKLOG = 256
 
 
@@ -92,23 +90,21 @@ class Server:
 
     def run(self) -> None:
         """Serve in this thread until SIGINT or SIGTERM; a second one does not wait for steps to end."""
-        is_main = threading.current_thread() is threading.main_thread()
-        before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS} if is_main else {}
-        self.worker.start()
-        try:
-            self._uvicorn.run(sockets=[self._socket])
-        finally:
-            if self._uvicorn.force_exit:
-                self.worker.hurry()
-            self.worker.stop()
-            self._socket.close()
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        with ending_when_told(self.worker, self._end):
+            self.worker.start()
+            try:
+                self._uvicorn.run(sockets=[self._socket])
+            finally:
+                if self._uvicorn.force_exit:
+                    self.worker.hurry()
+                self.worker.stop()
+                self._socket.close()
 
-    def _on_signal(self, _number: int, _frame: object) -> None:
-        """One that uvicorn does not handle: it has not begun to, or has stopped."""
+    def _end(self) -> None:
+        """Of a signal that uvicorn does not get: it has not begun to serve, or has stopped."""
+        if self._uvicorn.should_exit:
+            self.worker.hurry()
         self._uvicorn.should_exit = True
-        start_new_thread(self.worker.hurry, ())
 
     def _leave(self) -> None:
         self.worker.drain()

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import threading
-from collections.abc import Generator
-from contextlib import contextmanager
-from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 from agentflow.engine.active import Options
 from agentflow.engine.runtime import running_loop
@@ -18,6 +14,7 @@ from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Journal
 from agentflow.shells import mark_worker
 from agentflow.tasks import Task
+from agentflow.workers.ending import ending_when_told
 from agentflow.workers.inline import InlineWorker
 
 
@@ -65,8 +62,9 @@ def _options() -> Options:
 
 
 def serve_until_stopped(worker: InlineWorker) -> None:
-    """Serve until Ctrl-C or SIGTERM."""
-    with worker, _stopped() as stop:
+    """Serve until Ctrl-C or SIGTERM; a second one does not wait for tasks to end."""
+    stop = threading.Event()
+    with ending_when_told(worker, stop.set), worker:
         stop.wait()
 
 
@@ -77,23 +75,3 @@ async def serve_on_loop(worker: InlineWorker) -> None:
         await asyncio.get_running_loop().create_future()
     finally:
         await asyncio.shield(asyncio.to_thread(worker.stop))
-
-
-@contextmanager
-def _stopped() -> Generator[threading.Event, None, None]:
-    """Set by SIGTERM, where signals can be caught here; Ctrl-C ends the block."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def end(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield stop
-    except KeyboardInterrupt:
-        return
-    finally:
-        signal.signal(signal.SIGTERM, cast("Any", before))

@@ -96,6 +96,14 @@ class Shell:
             assert time.monotonic() < deadline
             select.select([], [], [], 0.01)
 
+    def insist(self, process: "subprocess.Popen[str]") -> None:
+        """Tell it to end again and again, until it has."""
+        deadline = time.monotonic() + PATIENCE
+        while process.poll() is None:
+            assert time.monotonic() < deadline
+            process.send_signal(signal.SIGTERM)
+            select.select([], [], [], 0.01)
+
 
 def command(arguments: Sequence[str | Path]) -> list[str]:
     return [sys.executable, "-m", "agentflow.cli.main", *map(str, arguments)]

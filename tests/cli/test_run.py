@@ -88,6 +88,42 @@ def test_interrupted_run_is_resumable(shell: Shell, name: str, number: signal.Si
     assert resumed["reused"] == shell.world.count("double 1") == (name == "held")
 
 
+def test_sigterm_lets_a_step_end(shell: Shell) -> None:
+    """What has begun is recorded, nothing begins after it, and the run goes on where it was."""
+    process = shell.start("run", f"{FLOWS}:held_half_way", "--json", AGENTFLOW_DRAIN_PATIENCE="60")
+    shell.until_world("hold 2", process)
+    process.send_signal(signal.SIGTERM)
+    shell.open_the_gate()
+    done = ended(process)
+    assert (done.code, done.json()["state"], done.json()["steps"]) == (130, "RUNNING", 2)
+    assert shell.world == ["double 1", "hold 2"]
+    resumed = shell("runs", "resume", done.json()["run_id"], "--json").json()
+    assert (resumed["result"], resumed["reused"], shell.world) == (10, 2, ["double 1", "hold 2", "double 3"])
+
+
+@pytest.mark.parametrize("name", ["held", "held_async"])
+def test_whoever_insists_does_not_wait_for_steps_to_end(shell: Shell, name: str) -> None:
+    """A second SIGTERM cuts off what runs, and the run is given back all the same."""
+    process = shell.start("run", f"{FLOWS}:{name}", "--json", AGENTFLOW_DRAIN_PATIENCE="3600")
+    shell.until_world("hold 2", process)
+    shell.insist(process)
+    ended(process)
+    [run] = shell.look("runs", "ls", "--json").json()
+    shown = shell.look("runs", "show", run["run_id"], "--json").json()
+    assert (shown["state"], shown["crashes"]) == ("RUNNING", 0)
+
+
+def test_a_cancelled_run_that_does_not_stop_is_ended_by_sigterm(shell: Shell) -> None:
+    """It is over: exit code 1, and nothing to resume."""
+    process = shell.start("run", f"{FLOWS}:held", "--json", AGENTFLOW_DRAIN_PATIENCE="3600")
+    shell.until_world("hold 2", process)
+    [run] = shell.look("runs", "ls", "--json").json()
+    shell.look("runs", "cancel", run["run_id"], "--reason", "too slow")
+    process.send_signal(signal.SIGTERM)
+    done = ended(process)
+    assert (done.code, done.json()["state"]) == (1, "CANCELLED")
+
+
 def killed(shell: Shell) -> None:
     """A run whose process was killed half-way."""
     process = shell.start("run", f"{FLOWS}:held")

@@ -137,11 +137,7 @@ def drains(shell: Shell, server: "subprocess.Popen[str]", number: signal.Signals
 def ends_at_once(shell: Shell, server: "subprocess.Popen[str]") -> None:
     """Tell a server to end again and again, while a step does not end."""
     held, _ = at_work(shell, server)
-    deadline = time.monotonic() + PATIENCE
-    while server.poll() is None:
-        assert time.monotonic() < deadline
-        server.send_signal(signal.SIGTERM)
-        select.select([], [], [], 0.01)
+    shell.insist(server)
     assert server.wait() in (
         0,
         -signal.SIGTERM,

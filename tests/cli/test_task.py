@@ -51,6 +51,22 @@ def test_a_killed_server_leaves_its_runs_to_the_next_one(shell: Shell, command: 
     assert (shown["flow"], shown["state"], shown["crashes"]) == ("task:total", "COMPLETED", 1)
 
 
+def test_whoever_insists_does_not_wait_for_tasks_to_end(shell: Shell) -> None:
+    """A second signal gives back what is under way, at once; that is no crash."""
+    run_id = program(shell, "ask", "total", "3")
+    server = shell.start("task", "serve", str(TASKS), AGENTFLOW_DRAIN_PATIENCE="3600")
+    shell.until_world("part 1", server)
+    shell.insist(server)
+    assert ended(server).code in (
+        0,
+        -signal.SIGTERM,
+    )  # the last one may have come when nothing was left to do
+    shown = shell.look("runs", "show", run_id, "--json").json()
+    assert (shown["state"], shown["crashes"]) == ("RUNNING", 0)
+    shell.open_the_gate()
+    assert shell("runs", "resume", run_id, "--json").json()["result"] == 5
+
+
 def test_each_task_has_a_process_of_its_own_where_that_is_wanted(shell: Shell) -> None:
     """`serve --isolate`; a name that two tasks have is nobody's, which is said, and flows are served all the same."""
     (shell.folder / "other_tasks.py").write_text(OTHER)
