@@ -20,6 +20,7 @@ from pydantic.errors import (
     PydanticUserError,
 )
 
+from agentflow.callables import is_generator
 from agentflow.errors import ParameterError
 
 _KINDS = inspect.Parameter
@@ -195,8 +196,14 @@ class Binder:
 
     @cached_property
     def returns(self) -> TypeAdapter[Any] | None:
-        """The validator of the annotated result; None where there is no usable annotation."""
+        """The validator of the annotated result; None where there is no usable annotation.
+
+        What a generator yields is a list in the end.
+        """
         hint = self.hints.get("return", inspect.Parameter.empty)
+        if is_generator(self.fn):
+            items = typing.get_args(hint)
+            return TypeAdapter(list[Any]) if not items else make_adapter(list[items[0]])
         if hint is inspect.Parameter.empty or hint is Any:
             return None
         return make_adapter(hint)

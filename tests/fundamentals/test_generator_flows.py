@@ -8,12 +8,17 @@ from contextlib import closing
 from typing import Any, cast
 
 import pytest
+from pydantic import BaseModel
 
 from agentflow import flow, task
 from agentflow.journal.protocol import RunFilter
 from agentflow.model.runs import Origin
 from agentflow.model.states import StateType
 from tests.fundamentals.lives import Death, always, die, last_run, memory, options, resume
+
+
+class Item(BaseModel):
+    name: str
 
 
 class Life:
@@ -177,6 +182,31 @@ def test_a_generator_flow_that_its_consumer_leaves_has_completed(
             next(stream)
     (run,) = journal.list_runs(RunFilter())
     assert (run.state, run.result) == (StateType.COMPLETED, b"[0,2]")
+
+
+def test_the_result_of_a_generator_flow_is_described_as_a_list() -> None:
+    """For tools and the API: of what it yields, by its annotation."""
+
+    @flow
+    def numbers() -> Iterator[int]:
+        yield 1
+
+    @flow
+    async def words() -> AsyncIterator[str]:
+        yield "one"
+
+    @flow
+    def both() -> Generator[Item, None, str]:
+        yield Item(name="x")
+        return "not of the list"
+
+    def bare() -> Any:
+        yield 1
+
+    assert numbers.result_schema == {"type": "array", "items": {"type": "integer"}}
+    assert words.result_schema == {"type": "array", "items": {"type": "string"}}
+    assert both.result_schema["items"] == {"$ref": "#/$defs/Item"}
+    assert flow(bare).result_schema == {"type": "array", "items": {}}
 
 
 def test_generator_methods_are_tasks_and_flows() -> None:

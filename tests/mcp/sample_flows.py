@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,19 @@ def send_once() -> str:
     return send()
 
 
+@flow
+def receipts(count: int) -> Iterator[Receipt]:
+    """Receipts, one after the other."""
+    for number in range(count):
+        yield Receipt(order_id=f"A{number}", amount=number)
+
+
+@flow
+def refund_sometime(order_id: str) -> str:
+    """Have an order refunded in the background; gives the id of that run."""
+    return refund.delay(order_id, 3).run_id
+
+
 #: Tests in the server's own process let `hold` go on with it.
 GATE = threading.Event()
 
@@ -171,6 +185,6 @@ def hold() -> str:
 
 _ALL: tuple[Flow[..., Any], ...] = (
     ask_address, ask_name, broken, count, greet, hear, hold, lies, nap,
-    refund_in_turn, refund_late, refund_order, refund_two, send_once, untyped,
+    receipts, refund_in_turn, refund_late, refund_order, refund_sometime, refund_two, send_once, untyped,
 )  # fmt: skip
 FLOWS = {made.name: made for made in _ALL}

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,17 @@ from mcp_types import ToolAnnotations
 
 from agentflow.approvals.decisions import decide
 from agentflow.errors import DefinitionError
-from agentflow.flows import flow
+from agentflow.flows import default_options, flow
 from agentflow.journal.protocol import Journal, RunFilter
 from agentflow.mcp.calls import Patience
 from agentflow.mcp.server import build_server
 from agentflow.model.runs import Origin
 from agentflow.model.states import StateType
 from agentflow.model.waits import Channel, Verdict
+from agentflow.settings import Settings
 from agentflow.workers.inline import InlineWorker
 from tests.mcp.conftest import connect, only_wait, said
-from tests.mcp.sample_flows import GATE
+from tests.mcp.sample_flows import FLOWS, GATE, refund
 
 CONTROLS = {
     "list_flows", "start_run", "get_run", "await_run", "list_runs", "cancel_run", "get_logs", "list_approvals",
@@ -83,7 +85,7 @@ async def test_every_result_fits_its_schema(server: FastMCP[Any], journal: Journ
             ("await_run", {"run_id": wait.run_id}), ("await_run", {"run_id": failed.id}),
             ("start_run", {"flow": "greet", "arguments": {"name": "Ada"}}), ("refund_order", {"order_id": "b"}),
             ("broken", {"text": "x"}), ("untyped", {"value": {"any": 1}}), ("untyped", {"value": 1}),
-            ("greet", {"name": "Ada"}), ("refund_two", {"first": "x", "second": "y"}),
+            ("greet", {"name": "Ada"}), ("receipts", {"count": 2}), ("refund_two", {"first": "x", "second": "y"}),
             ("cancel_run", {"run_id": wait.run_id}), ("retry_run", {"run_id": failed.id}),
             ("fork_run", {"run_id": wait.run_id, "from_step": "find_order"}), ("get_run", {"run_id": failed.id}),
         ]  # fmt: skip
@@ -219,6 +221,47 @@ async def test_a_model_forks_a_run_and_a_person_signs(
     assert world() == ["find a1", "refund A1 5", "refund A1 9"]
     assert story["forked_from"] == run.id
     assert (wrong.is_error, "has no step 'nowhere'" in said(wrong)) == (True, True)
+
+
+async def test_what_a_generator_yields_is_a_list(server: FastMCP[Any], era: str) -> None:
+    """The tool gives all of it in the end, in the shape of its annotation."""
+    async with connect(server, era) as client:
+        schema = next(tool.output_schema for tool in await client.list_tools() if tool.name == "receipts")
+        found = await client.call_tool("receipts", {"count": 2})
+    assert (schema or {})["anyOf"][0]["properties"]["result"]["type"] == "array"
+    assert found.structured_content == {
+        "result": [
+            {"order_id": "A0", "amount": 0, "note": ""},
+            {"order_id": "A1", "amount": 1, "note": ""},
+        ]
+    }
+
+
+async def test_a_model_sees_tasks_in_the_background_and_asks_for_none(
+    journal: Journal, world: Callable[[], list[str]]
+) -> None:
+    """What a flow that it started has delayed is signed by a person; the task itself is no tool, and no flow."""
+    settings = replace(Settings.from_environment(), poll_interval=0.02)
+    options = replace(default_options(60), settings=settings)
+    with InlineWorker(journal, FLOWS, tasks=[refund], options=options) as worker:
+        async with connect(build_server(worker), "auto") as client:
+            asked = (await client.call_tool("refund_sometime", {"order_id": "a1"})).structured_content or {}
+            waiting = (
+                await client.call_tool("await_run", {"run_id": asked["result"]})
+            ).structured_content or {}
+            assert (waiting["status"], world()) == ("awaiting_approval", [])
+            decide(journal, only_wait(journal).id, Verdict.APPROVED, actor="ann", channel=Channel.TERMINAL)
+            worker.interrupt()
+            done = (await client.call_tool("await_run", {"run_id": asked["result"]})).structured_content or {}
+            story = (await client.call_tool("get_run", {"run_id": asked["result"]})).structured_content or {}
+            names = {tool.name for tool in await client.list_tools()}
+            wrong = await client.call_tool(
+                "start_run", {"flow": "task:refund", "arguments": {}}, raise_on_error=False
+            )
+    assert (done["status"], done["result"]["amount"]) == ("completed", 3)
+    assert (story["flow"], world()) == ("task:refund", ["refund a1 3"])
+    assert not {name for name in names if "task" in name}
+    assert (wrong.is_error, "no flow 'task:refund' here" in said(wrong)) == (True, True)
 
 
 async def test_runs_are_listed_newest_first_and_filtered(server: FastMCP[Any]) -> None:
