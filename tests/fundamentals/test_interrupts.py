@@ -346,7 +346,7 @@ def test_a_process_that_is_to_end_evicts_what_waits(colour: str) -> None:
         return await asyncio.gather(wait_for_event("never"), sleep(3600))
 
     def once_open() -> None:
-        while not journal.list_waits():
+        while len(journal.list_waits()) < (1 if colour == "sync" else 2):  # all that it begins
             threading.Event().wait(0.001)
         drain(journal)
 
