@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from agentflow.engine.arriving import Arrival
 from agentflow.engine.away import ABROAD, refusal
+from agentflow.engine.calling import RESERVED
 from agentflow.engine.context import CURRENT, Frame
 from agentflow.engine.policy import StepPolicy
 from agentflow.engine.resolving import is_late
@@ -75,6 +76,13 @@ def delay(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> RunFutur
     """
     if ABROAD.get() is not None:
         raise MissingContextError(refusal(f"{task.name}.delay()"))
+    if not RESERVED.isdisjoint(kwargs):
+        given = " or ".join(sorted(RESERVED & kwargs.keys()))
+        message = (
+            f"{task.name}.delay() takes no {given}: it waits for nothing, and has no state yet; ask for it once what "
+            "it needs has ended, and read the state of the future"
+        )
+        raise ParameterError(message)
     whole = (*task.receiver, *args)
     if is_late((whole, dict(kwargs))):
         message = f"{task.name}.delay() got a future; wait for it, and pass its result"

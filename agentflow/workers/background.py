@@ -9,7 +9,7 @@ from typing import Any
 from agentflow.engine.active import Options
 from agentflow.engine.runtime import running_loop
 from agentflow.errors import DefinitionError
-from agentflow.flows import default_options
+from agentflow.flows import Flow, default_options
 from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Journal
 from agentflow.shells import mark_worker
@@ -38,10 +38,15 @@ def serve(
     Raises:
         DefinitionError: where nothing, or something else than a task, is given, or no place for a run.
     """
-    for given in tasks or (None,):
-        if not isinstance(given, Task):
-            message = f"serve() wants tasks, not {given!r}" if tasks else "serve() wants at least one task"
-            raise DefinitionError(message)
+    if not tasks:
+        message = "serve() wants at least one task"
+        raise DefinitionError(message)
+    given: tuple[Any, ...] = tasks
+    wrong = [item for item in given if not isinstance(item, Task)]
+    if wrong:
+        way_out = "; flows are served by `agentflow serve FILE`" if isinstance(wrong[0], Flow) else ""
+        message = f"serve() wants tasks, not {wrong[0]!r}{way_out}"
+        raise DefinitionError(message)
     if limit is not None and limit < 1:
         message = f"serve(limit={limit}) would run nothing; give at least 1, or None for no limit"
         raise DefinitionError(message)

@@ -213,6 +213,9 @@ def test_arguments_that_cannot_be_run_elsewhere_are_refused(journal: MemoryJourn
         cast("Any", double).delay(1, 2)
     with pytest.raises(ParameterError, match="cannot be stored"):
         double.delay(cast("Any", threading.Lock()))
+    for name, value in (("wait_for", ()), ("return_state", True)):
+        with pytest.raises(ParameterError, match=f"takes no {name}"):
+            cast("Any", double).delay(1, **{name: value})
     assert start(run).error is None
     assert journal.list_runs(RunFilter()) == []
 
@@ -543,6 +546,8 @@ def test_serve_wants_tasks_and_places_for_them() -> None:
         given: Any = wrong
         with pytest.raises(DefinitionError, match="serve"):
             serve(*given)
+    with pytest.raises(DefinitionError, match="agentflow serve FILE"):
+        serve(cast("Any", flow(lambda: 1)))
     for limit in (0, -1):
         with pytest.raises(DefinitionError, match="would run nothing"):
             serve(double, limit=limit)
