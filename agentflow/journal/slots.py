@@ -214,6 +214,12 @@ def free(table: SlotTable, account: Account, now: float) -> float:
     return limit.limit - table.count_held(limit.name)
 
 
+def free_now(table: SlotTable, account: Account, now: float) -> float:
+    """How many slots of a limit are free for whoever asks: what the dead held is, though nobody has buried them yet."""
+    lost = (slot for slot in table.held(account.limit.name) if is_lost(table, slot, now))
+    return free(table, account, now) + sum(_rest(account, slot, now) for slot in lost)
+
+
 def bury(table: SlotTable, name: str, now: float) -> bool:
     """Free what the dead held of a limit; whether there was anything."""
     lost = [slot.claim for slot in table.held(name) if is_lost(table, slot, now)]
@@ -251,12 +257,17 @@ def _give_back(table: SlotTable, claim: str, now: float) -> list[str]:
         account = table.account(slot.limit)
         if account is None or slot.granted is None or slot.spends:
             continue
-        decay = account.limit.slot_decay_per_second
-        if decay:  # what has not come back by itself
-            rest = max(0.0, slot.slots - decay * max(0.0, now - slot.granted))
+        if account.limit.slot_decay_per_second:
+            rest = _rest(account, slot, now)
             table.spend(slot.limit, max(0.0, account.spent_now(now) - rest), now)
     table.drop(claim)
     return [slot.limit for slot in slots]
+
+
+def _rest(account: Account, slot: Slot, now: float) -> float:
+    """What of a slot that is held has not come back by itself."""
+    decay = account.limit.slot_decay_per_second
+    return max(0.0, slot.slots - decay * max(0.0, now - (now if slot.granted is None else slot.granted)))
 
 
 def reset(table: SlotTable, name: str, now: float) -> int:

@@ -12,10 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from agentflow import flow
+from agentflow.engine.active import Options
 from agentflow.journal.protocol import RunFilter
 from agentflow.journal.sqlite import SqliteJournal
 from agentflow.model.limits import Limit
+from agentflow.model.runs import Origin
 from agentflow.model.states import StateType
+from agentflow.settings import Settings
+from agentflow.workers.inline import InlineWorker
 from tests.engine.limit_driver import CROWD, KEY, LEASE, TURNS
 
 ROOT = Path(__file__).parents[2]
@@ -103,6 +108,32 @@ def test_what_a_killed_process_held_is_free_at_once(tmp_path: Path, what: str) -
     assert journal.list_slots() == []
     for one in (first, second):
         one.communicate()
+    journal.close()
+
+
+def test_a_worker_takes_up_the_runs_that_waited_for_a_killed_holder(tmp_path: Path) -> None:
+    """It sees that the slot is free though nobody gave it back: for the killed run itself, and for those behind it."""
+    journal = journal_in(tmp_path)
+    journal.set_limit(Limit("flow:limited", 1))
+    holder = process(tmp_path, "hold-flow")
+    go(holder)
+    _until(lambda: len(events(tmp_path)) == 1)
+    bodies: list[int] = []
+
+    @flow(name="limited")
+    def limited(number: int = 0) -> int:
+        bodies.append(number)
+        return number
+
+    options = Options(settings=Settings(poll_interval=0.02), suspend_after=60.0)
+    with InlineWorker(journal, {"limited": limited}, options=options) as worker:
+        behind = [worker.start_run("limited", {"number": n}, origin=Origin.PERSON) for n in (1, 2)]
+        assert bodies == []
+        holder.kill()
+        holder.communicate()
+        for run in behind:
+            assert worker.await_run(run.id, LEASE_BY_DEFAULT).state is StateType.COMPLETED
+    assert bodies == [0, 1, 2]
     journal.close()
 
 

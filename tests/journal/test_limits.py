@@ -216,6 +216,20 @@ def test_a_stale_owner_claims_nothing(journal: Journal) -> None:
         claim(journal, "a", run=run)
 
 
+def test_slots_of_the_dead_count_as_free_before_anybody_asks_for_them(journal: Journal, clock: Clock) -> None:
+    """Whoever looks whether it is worth asking must see them: of a plain limit, and of a decaying one."""
+    journal.set_limit(Limit("db", 2))
+    journal.set_limit(Limit("api", 2, slot_decay_per_second=0.5))
+    alive, dead = run_of(journal), run_of(journal)
+    claim(journal, "alive", run=alive)
+    claim(journal, "dead", "db", "api", run=dead)
+    assert (journal.free_slots("db"), round(journal.free_slots("api"), 6)) == (0, 1)
+    journal.release_run(dead)
+    assert (journal.free_slots("db"), round(journal.free_slots("api"), 6)) == (1, 2)
+    assert claim(journal, "heir") is HELD
+    assert journal.free_slots("db") == 0
+
+
 def test_a_dead_run_in_the_queue_holds_nobody_up(journal: Journal) -> None:
     """Who waits behind the dead is served."""
     journal.set_limit(Limit("db", 1))

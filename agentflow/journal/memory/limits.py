@@ -110,4 +110,4 @@ class MemoryLimits(MemoryBase):
             account = self.accounts.get(name)
             if account is None:
                 raise LimitNotFoundError(name)
-            return slots.free(self._table, account, self._clock())
+            return slots.free_now(self._table, account, self._clock())

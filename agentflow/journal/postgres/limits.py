@@ -72,8 +72,8 @@ class PostgresLimits(PostgresBase):
         return self._commit_claim(of_process, after=lambda db: alone(db, Alone.LIMITS))
 
     def release_slots(self, claims: Sequence[str]) -> None:
-        if claims:
-            self._change(lambda table, _, now: slots.release(table, claims, now))
+        if claims and self._alone(lambda table, _, now: slots.release(table, claims, now)):
+            self._notify()
 
     def renew_slots(self, keeper: str) -> None:
         self._commit(lambda db: db.do(SQL["renew_slots"], (self._now(db), keeper)), durable=False)
@@ -102,7 +102,7 @@ class PostgresLimits(PostgresBase):
         if row is None:
             raise LimitNotFoundError(name)
         account = account_from(row)
-        return self._looking(lambda table, now: slots.free(table, account, now))
+        return self._looking(lambda table, now: slots.free_now(table, account, now))
 
     def _looking(self, look: Callable[[PostgresSlots, float], T]) -> T:
         def reading(db: Session) -> T:

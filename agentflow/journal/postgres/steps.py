@@ -63,17 +63,17 @@ class PostgresSteps(PostgresBase):
         *,
         durable: bool,
     ) -> None:
-        def work(db: Session) -> None:
+        def work(db: Session) -> bool:
             alone(db, Alone.LIMITS)
             check_epoch(db, number, epoch)
             if rows:
                 db.each(SQL["append_step"], rows)
             for statement, values in self._with(cache, consumed):
                 db.each(statement, values)
-            slots.release(PostgresSlots(db), released, self._now(db))
+            return slots.release(PostgresSlots(db), released, self._now(db))
 
-        self._commit(work, durable=durable)
-        self._notify()
+        if self._commit(work, durable=durable):
+            self._notify()
 
     def try_append(self, number: int, epoch: int, rows: Sequence[StepRow]) -> bool:
         return bool(rows) and self._committer.try_append(number, epoch, rows)

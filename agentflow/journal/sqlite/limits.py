@@ -119,7 +119,7 @@ class SqliteLimits(SqliteBase):
         if row is None:
             raise LimitNotFoundError(name)
         account = account_from(row)
-        return self._reading(lambda table: slots.free(table, account, now))
+        return self._reading(lambda table: slots.free_now(table, account, now))
 
     def _reading(self, look: Callable[[SqliteSlots], T]) -> T:
         with self._read_lock:
