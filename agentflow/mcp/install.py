@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from agentflow.errors import FlowNotFoundError, UsageError
 from agentflow.loading import split_target
@@ -162,7 +163,12 @@ def absolute_target(target: str) -> str:
 def _variables() -> dict[str, str]:
     """What the server must know of this shell to use the same journal; nothing that may hold a password."""
     names = ("AGENTFLOW_HOME", "AGENTFLOW_DATABASE_URL")
-    return {name: value for name in names if (value := os.environ.get(name, "")) and "@" not in value}
+    return {name: value for name in names if (value := os.environ.get(name, "")) and not _has_password(value)}
+
+
+def _has_password(address: str) -> bool:
+    parts = urlsplit(address)
+    return parts.password is not None or "password=" in parts.query
 
 
 def _merge(path: Path, section: str, name: str, entry: dict[str, Any]) -> bool:

@@ -171,3 +171,10 @@ def paid_twice(to: str = "bob") -> str:
 def limited() -> int:
     with concurrency("db"):
         return double(1)
+
+
+@flow
+def errand(amount: int = 1) -> str:
+    amount += double(1) + hold(2)
+    address = request_input("Where to?", Address).result()
+    return pay(address.town, amount)

@@ -110,6 +110,8 @@ def test_a_password_is_not_written_down(installed: Installed, monkeypatch: pytes
     """An address with a password stays out of a file that goes into version control."""
     monkeypatch.setenv("AGENTFLOW_DATABASE_URL", "postgresql://me:secret@db/x")
     assert "secret" not in installed("claude-code").path.read_text(encoding="utf-8")
+    monkeypatch.setenv("AGENTFLOW_DATABASE_URL", "postgresql://me@db/x")
+    assert "postgresql://me@db/x" in installed("claude-code").path.read_text(encoding="utf-8")
 
 
 def test_the_line_for_claude_code(app: Path) -> None:

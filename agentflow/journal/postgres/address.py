@@ -16,6 +16,8 @@ from psycopg import conninfo
 from agentflow.errors import JournalOpenError
 
 SCHEMA = "agentflow"
+#: As many statements as we have, in the forms that they take where values are missing.
+_PREPARED = 500
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _ADVICE = (
     ("password", "check the user and the password of AGENTFLOW_DATABASE_URL (or PGPASSWORD, or ~/.pgpass)"),
@@ -80,6 +82,7 @@ class Address:
             cursor_factory=psycopg.RawCursor[tuple[Any, ...]],
             prepare_threshold=0,
         )
+        connection.prepared_max = _PREPARED
         try:
             connection.execute(
                 f"SET search_path = {self.schema}; SET client_encoding = 'UTF8'; "

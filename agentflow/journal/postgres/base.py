@@ -77,7 +77,7 @@ class PostgresBase:
             raise
         self._committer = Committer(writer)
         self._reader = Line(address, lease, patience)
-        self._channel = f"agentflow {address.schema}"
+        self._channel = address.schema
         self._keeper = Keeper(
             Line(address, lease, patience), self._committer, self.owner, lease, self._channel, self._tell
         )

@@ -30,7 +30,8 @@ _LEVELS = b"""SELECT current_setting('synchronous_commit'),
   (SELECT CAST(setting AS DOUBLE PRECISION) FROM pg_settings WHERE name = 'wal_writer_delay')"""
 _GONE = (
     errors.AdminShutdown, errors.CrashShutdown, errors.CannotConnectNow, errors.IdleInTransactionSessionTimeout,
-    errors.ReadOnlySqlTransaction,
+    errors.ReadOnlySqlTransaction,  # a standby
+    errors.FeatureNotSupported,  # a newer agentflow has changed the schema, and statements are to be prepared anew
 )  # fmt: skip
 AGAIN = (errors.DeadlockDetected, errors.SerializationFailure)
 """The server has undone the transaction so that another one can end: it can simply be done again."""
