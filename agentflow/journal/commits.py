@@ -1,8 +1,5 @@
 """Group commit for SQLite: many threads ask, one leads, each request has a savepoint of its own.
 
-Those who wait have a bell each, so that a commit wakes whom it concerns: a lock that all of them queue for would be
-handed from thread to thread, though all but one have nothing to do with it any more.
-
 The level is the highest that any request of the batch asks for: FULL (survives power loss) or NORMAL (survives the
 death of the process). A later FULL commit makes the earlier NORMAL ones durable, too: they share one log.
 """
@@ -18,13 +15,12 @@ from typing import Any, TypeVar, cast
 import apsw
 
 from agentflow.errors import JournalUnavailable, Unwinding
+from agentflow.journal.bells import Asker, ring
 from agentflow.journal.locks import Turnstile
 
 T = TypeVar("T")
 Work = Callable[[apsw.Connection], Any]
 _BUSY_MS = 30_000
-#: Seconds after which one who waits looks for itself.
-_PATIENCE = 1.0
 
 
 def connect(path: Path, vfs: str = "") -> apsw.Connection:
@@ -43,28 +39,13 @@ def connect(path: Path, vfs: str = "") -> apsw.Connection:
     return db
 
 
-class _Ticket:
-    __slots__ = ("bell", "done", "durable", "error", "result", "rung", "work")
+class _Ticket(Asker):
+    __slots__ = ("durable", "error", "result", "work")
 
     def __init__(self, work: Work, *, durable: bool) -> None:
+        super().__init__()
         self.work, self.durable = work, durable
-        self.done, self.result, self.error = False, cast("Any", None), cast("BaseException | None", None)
-        #: Locked until there is something for the asker to look at.
-        self.bell = threading.Lock()
-        self.bell.acquire()
-        self.rung = False
-
-    def ring(self) -> None:
-        """Wake the asker: its work is done, or it may lead."""
-        if not self.rung:
-            self.rung = True
-            with suppress(RuntimeError):  # two have rung at once
-                self.bell.release()
-
-    def wait(self) -> None:
-        """Until somebody rings; for a while only, as whoever was to do so may have been interrupted."""
-        if self.bell.acquire(timeout=_PATIENCE):
-            self.rung = False
+        self.result, self.error = cast("Any", None), cast("BaseException | None", None)
 
 
 class Committer:
@@ -125,7 +106,7 @@ class Committer:
         finally:
             self.lock.release()
             if self._waiting:
-                self._ring()
+                ring(self._waiting)
         return True
 
     def try_execute(self, statement: str, values: Sequence[Any]) -> int:
@@ -148,7 +129,7 @@ class Committer:
         finally:
             self.lock.release()
             if self._waiting:
-                self._ring()
+                ring(self._waiting)
 
     def check_open(self) -> None:
         """Refuse to go on after `closed` was set."""
@@ -167,14 +148,7 @@ class Committer:
     def _release(self) -> None:
         self.lock.release()
         if self._waiting:
-            self._ring()
-
-    def _ring(self) -> None:
-        """Wake those whose work is done, and one who leads the others."""
-        for ticket in tuple(self._waiting):
-            ticket.ring()
-            if not ticket.done:
-                break
+            ring(self._waiting)
 
     def _prepare(self, *, full: bool) -> None:
         """Leave a transaction that could not be left before, and set the level of the next one."""

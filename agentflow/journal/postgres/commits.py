@@ -12,14 +12,15 @@ from __future__ import annotations
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar, cast
 
 import psycopg
 from psycopg import errors
 
 from agentflow.errors import Fenced, JournalUnavailable, Unwinding
+from agentflow.journal.bells import Asker, ring
 from agentflow.journal.postgres.connections import AGAIN, Line, Session, failed
 from agentflow.journal.postgres.statements import SQL
 from agentflow.model.steps import StepRow
@@ -29,10 +30,10 @@ LOST = "another process has taken this run over"
 _STALE = "AF001"
 
 
-class Append:
+class Append(Asker):
     """Rows of a run, and statements that are committed with them."""
 
-    __slots__ = ("done", "durable", "epoch", "error", "in_doubt", "more", "number", "rows")
+    __slots__ = ("durable", "epoch", "error", "in_doubt", "more", "number", "rows")
 
     def __init__(
         self,
@@ -43,10 +44,11 @@ class Append:
         *,
         durable: bool = False,
     ) -> None:
+        super().__init__()
         self.number, self.epoch, self.rows, self.more, self.durable = number, epoch, rows, more, durable
         #: Whether it may be stored already.
         self.in_doubt = False
-        self.done, self.error = False, cast("BaseException | None", None)
+        self.error = cast("BaseException | None", None)
 
 
 class Committer:
@@ -57,7 +59,8 @@ class Committer:
         #: By this its receipts, and the news that it sends, are known.
         self.writer = secrets.token_hex(8)
         self._serial = 0
-        self._waiting: deque[Append] = deque()
+        #: Who waits, in order; each takes itself out.
+        self._waiting: dict[Append, None] = {}
         #: What was acknowledged and may not be on the server's disk, with the time at which it will be.
         self._recent: deque[tuple[float, Append]] = deque()
         self._restored = line.dialled
@@ -71,21 +74,27 @@ class Committer:
             self._doubtful.discard(request.rows[0].id)
             request.in_doubt = True
         deadline = self.line.deadline()
-        self._waiting.append(request)
+        self._waiting[request] = None
         try:
-            with self.line.lock:
-                if not request.done:
-                    self._lead([request, *self._others(request)], deadline)
-        except BaseException:
-            with suppress(ValueError):  # nobody may do it later
-                self._waiting.remove(request)
-            raise
+            while not request.done:
+                if not self.line.lock.acquire(blocking=False):
+                    request.wait()  # whoever writes looks at who waits afterwards
+                    continue
+                try:
+                    if not request.done:
+                        self._lead(
+                            [waiting for waiting in tuple(self._waiting) if not waiting.done], deadline
+                        )
+                finally:
+                    self._release()
+        finally:
+            self._waiting.pop(request, None)  # nobody may do it later
         if request.error is not None:
             raise request.error
 
     def try_append(self, number: int, epoch: int, rows: Sequence[StepRow]) -> bool:
         """Store rows of a run; False at once where another writer, or the server, would have to be waited for."""
-        if not self.line.lock.acquire(blocking=False):
+        if rows[0].id in self._doubtful or not self.line.lock.acquire(blocking=False):
             return False
         try:
             self.line.check_open()
@@ -104,7 +113,7 @@ class Committer:
             self._remember(session, [Append(number, epoch, rows)])
             return True
         finally:
-            self.line.lock.release()
+            self._release()
 
     def _not_stored(self, session: Session, error: Exception, rows: Sequence[StepRow]) -> bool:
         if session.is_lost(error):
@@ -116,13 +125,19 @@ class Committer:
             return False
         raise named(error)
 
-    def _others(self, own: Append) -> list[Append]:
-        others: list[Append] = []
-        while self._waiting:
-            request = self._waiting.popleft()
-            if request is not own:
-                others.append(request)
-        return others
+    @contextmanager
+    def _writing(self) -> Generator[None, None, None]:
+        """Nobody else writes while the block is open."""
+        self.line.lock.acquire()
+        try:
+            yield
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        self.line.lock.release()
+        if self._waiting:
+            ring(self._waiting)
 
     def _lead(self, batch: list[Append], deadline: float) -> None:
         """Store all of `batch`. Where this thread is interrupted, each of the others finds out how far that was."""
@@ -231,7 +246,7 @@ class Committer:
         It is called again where the transaction was undone by the server, or lost with the connection.
         """
         deadline = self.line.deadline()
-        with self.line.lock:
+        with self._writing():
             self._serial += 1
             ended: list[T] = []  # what it gave, once its commit was asked for
             while True:
@@ -274,7 +289,7 @@ class Committer:
 
     def announce(self, channel: str) -> None:
         """Tell other processes that something was committed. Only a hint: where it fails, they find out by looking."""
-        with self.line.lock:
+        with self._writing():
             if self.line.has_session():
                 try:
                     self.line.session(0.0).do(SQL["announce"], (channel, self.writer))
@@ -283,7 +298,7 @@ class Committer:
 
     def resign(self, keeper: int) -> None:
         """Free what a keeper of this process owns, if the server is there; else its lease runs out."""
-        with self.line.lock:
+        with self._writing():
             if keeper and self.line.has_session():
                 session = self.line.session(0.0)
                 try:
@@ -298,7 +313,7 @@ class Committer:
 
     def close(self, why: str) -> None:
         """Let nothing be written any more."""
-        with self.line.lock:
+        with self._writing():
             if self.line.has_session() and not self.line.closed:
                 with suppress(psycopg.Error):
                     self.line.session(0.0).do(SQL["drop_receipts"], (self.writer,))

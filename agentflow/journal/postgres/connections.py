@@ -30,6 +30,7 @@ _LEVELS = b"""SELECT current_setting('synchronous_commit'),
   (SELECT CAST(setting AS DOUBLE PRECISION) FROM pg_settings WHERE name = 'wal_writer_delay')"""
 _GONE = (
     errors.AdminShutdown, errors.CrashShutdown, errors.CannotConnectNow, errors.IdleInTransactionSessionTimeout,
+    errors.IdleSessionTimeout,
     errors.ReadOnlySqlTransaction,  # a standby
     errors.FeatureNotSupported,  # a newer agentflow has changed the schema, and statements are to be prepared anew
 )  # fmt: skip
@@ -117,8 +118,14 @@ class Session:
         return None if row is None else row[0]
 
     def is_lost(self, error: BaseException) -> bool:
-        """Whether `error` says that the connection, or the server behind it, is of no use any more."""
-        return self.connection.closed or isinstance(error, _GONE)
+        """Whether `error` leaves open what became of a statement: the connection, or the server, is of no use any more.
+
+        Where it is not the server that refuses (`sqlstate`), and not our own values, the reply was lost.
+        """
+        no_reply = (
+            isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)) and error.sqlstate is None
+        )
+        return self.connection.closed or no_reply or isinstance(error, _GONE)
 
     def close(self) -> None:
         """Hang up."""
