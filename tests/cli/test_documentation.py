@@ -21,7 +21,15 @@ PAGES = [
     ROOT / "README.md",
     *(
         ROOT / "docs" / f"{name}.md"
-        for name in ("quickstart", "cli", "caching", "task-runners", "coming-from-prefect", "limits", "postgresql")
+        for name in (
+            "quickstart",
+            "cli",
+            "caching",
+            "task-runners",
+            "coming-from-prefect",
+            "limits",
+            "postgresql",
+        )
     ),
 ]
 HELP = {"help", "h", "version"}

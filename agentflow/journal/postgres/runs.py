@@ -90,7 +90,8 @@ class PostgresRuns(PostgresBase):
             if state is None:
                 return
             end = LifeEnd.INTERRUPTED
-            if state == StateType.CANCELLING and _is_over(db, run):
+            stored = run_from(db.all(SQL["run_by_id"], (run.id,))[0])
+            if state == StateType.CANCELLING and _is_over(db, stored):
                 state = StateType.CANCELLED.value
                 db.do(_STOPPED, (state, now, run.number))
             if StateType(state).is_final:
