@@ -214,6 +214,18 @@ def first(*runners: Awaitable[Any] | Waiting[Any], **named: Awaitable[Any] | Wai
     return First(racing)
 
 
+def _checked(what: str, futures: Iterable[TaskFuture[T]]) -> list[TaskFuture[T]]:
+    """The futures. Raises `UsageError` for anything else, such as a run in the background."""
+    found = list(futures)
+    wrong: list[Any] = [given for given in cast("list[Any]", found) if not isinstance(given, TaskFuture)]
+    if wrong:
+        kinds = [given.__class__.__name__ for given in wrong]
+        way_out = "ask it for its result(), or await it" if RunFuture.__name__ in kinds else "use first()"
+        message = f"{what}() wants futures of submitted tasks, not a {kinds[0]}; {way_out}"
+        raise UsageError(message)
+    return found
+
+
 class as_completed(Iterator[TaskFuture[T]], AsyncIterator[TaskFuture[T]]):  # noqa: N801 - the name in Prefect and in the standard library
     """The futures in the order in which they end: ``for`` in a sync flow, ``async for`` in an async one.
 
@@ -222,7 +234,7 @@ class as_completed(Iterator[TaskFuture[T]], AsyncIterator[TaskFuture[T]]):  # no
     """
 
     def __init__(self, futures: Iterable[TaskFuture[T]], timeout: float | None = None) -> None:
-        self._futures: list[TaskFuture[T]] = list(futures)
+        self._futures: list[TaskFuture[T]] = _checked("as_completed", futures)
         self._left: dict[int, None] = dict.fromkeys(range(len(self._futures)))
         self._positions: dict[int, list[int]] = {}
         self._timeout = timeout
@@ -298,7 +310,7 @@ def wait(futures: Iterable[TaskFuture[T]], timeout: float | None = None) -> Done
 
     Raises `ColourError` on a thread whose event loop runs: await the futures there.
     """
-    asked = list(futures)
+    asked = _checked("wait", futures)
     choice = None if timeout is None or CURRENT.get() is None else _Choice("wait", len(asked), timeout)
     known: list[int] | None = None if choice is None else choice.foreseen()
     if known is None:

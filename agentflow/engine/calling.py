@@ -14,7 +14,7 @@ from agentflow.engine import branches
 from agentflow.engine.context import CURRENT, Frame
 from agentflow.engine.endings import Ending, not_ready
 from agentflow.engine.logs import run_log
-from agentflow.engine.resolving import Late
+from agentflow.engine.resolving import Late, check_upstream
 from agentflow.engine.returned import settled, taken
 from agentflow.engine.runtime import INLINE, LOOP, Runtime, drive, running_loop
 from agentflow.engine.step import Call, execute
@@ -32,7 +32,7 @@ RESERVED = frozenset({"wait_for", "return_state"})
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """A call as it was asked for."""
+    """A call as it was asked for. Raises `ParameterError` where it cannot wait for what it is to wait for."""
 
     policy: StepPolicy
     args: Sequence[Any]
@@ -48,6 +48,8 @@ class Request:
     upstream: Late = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.wait_for is not None:
+            check_upstream(self.policy.name, self.wait_for)
         self.late = Late((tuple(self.args), dict(self.kwargs)))
         self.upstream = Late(self.wait_for)
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, NamedTuple, cast
 
 from pydantic import BaseModel
 
 from agentflow.engine.annotations import Annotation, allow_failure, opaque, quote
 from agentflow.engine.futures import TaskFuture
-from agentflow.errors import UpstreamFailed
+from agentflow.errors import ParameterError, UpstreamFailed
 from agentflow.model.states import State
 
 _ATOMS = frozenset({str, int, float, bool, type(None), bytes, complex})
@@ -56,6 +56,30 @@ def is_late(value: Any) -> bool:
             seen.add(id(item))
             queue.extend(parts)
     return False
+
+
+def check_upstream(name: str, value: Any) -> None:
+    """Raise `ParameterError` where the call `name` is to wait for something that it cannot wait for."""
+    queue: list[Any] = [value]
+    seen: set[int] = set()
+    while queue:
+        item = queue.pop()
+        if isinstance(item, Annotation):
+            queue.append(cast("Annotation[Any]", item).unwrap())
+        elif _is_foreign(item):
+            message = (
+                f"{name}: wait_for wants futures of submitted tasks and states, not a {item.__class__.__name__}; "
+                "await that first"
+            )
+            raise ParameterError(message)
+        elif id(item) not in seen:
+            seen.add(id(item))
+            queue.extend(_parts(item))
+
+
+def _is_foreign(item: Any) -> bool:
+    """Whether it can be awaited, but is no future of a submitted task, nor several of them."""
+    return isinstance(item, Awaitable) and not isinstance(item, (TaskFuture, *_SEQUENCES))
 
 
 def _parts(value: Any) -> Iterable[Any]:

@@ -12,7 +12,19 @@ from typing import Any, cast
 
 import pytest
 
-from agentflow import Flow, NotDone, Task, flow, get_run_context, serve, tags, task
+from agentflow import (
+    Flow,
+    NotDone,
+    Task,
+    as_completed,
+    first,
+    flow,
+    get_run_context,
+    serve,
+    sleep,
+    tags,
+    task,
+)
 from agentflow.errors import (
     ApprovalDenied,
     ColourError,
@@ -20,8 +32,9 @@ from agentflow.errors import (
     ParameterError,
     RunCancelled,
     RunNotFoundError,
+    UsageError,
 )
-from agentflow.futures import RunFuture
+from agentflow.futures import RunFuture, wait
 from agentflow.journal.memory import MemoryJournal
 from agentflow.journal.protocol import Journal, RunFilter
 from agentflow.model.runs import Origin, Run
@@ -188,6 +201,23 @@ def test_a_cancelled_run_says_so(journal: MemoryJournal) -> None:
     journal.request_cancel(future.run_id, "no longer wanted")
     with pytest.raises(RunCancelled, match="no longer wanted"):
         future.result()
+
+
+def test_runs_in_the_background_are_no_futures_of_submitted_tasks() -> None:
+    """What waits for those says what to do instead; `first` races with any of them."""
+
+    @flow
+    async def run() -> Any:
+        future = double.delay(1)
+        for what in (cast("Any", as_completed), cast("Any", wait)):
+            with pytest.raises(UsageError, match="not a RunFuture; ask it for its result"):
+                what([future])
+        return await first(done=future, late=sleep(3600))
+
+    store = memory()
+    with serving(store, double):
+        won = start(run, journal=store).value
+    assert (won.which, won.value) == ("done", 2)
 
 
 def test_a_run_that_is_not_there_is_an_error(journal: MemoryJournal) -> None:

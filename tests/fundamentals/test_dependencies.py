@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from agentflow import State, allow_failure, flow, opaque, quote, task, unmapped
-from agentflow.errors import ColourError, UpstreamFailed
+from agentflow import State, allow_failure, flow, opaque, quote, sleep, task, unmapped
+from agentflow.errors import ColourError, ParameterError, UpstreamFailed
+from agentflow.futures import RunFuture
 from agentflow.journal.protocol import RunFilter
 from agentflow.states import Completed, Failed, Pending
 from tests.fundamentals.lives import (
@@ -312,6 +313,37 @@ def test_a_list_that_grows_after_the_call_changes_nothing() -> None:
         return total.result()
 
     assert value_of(run) == [1, 2, 3]
+
+
+def test_what_a_call_cannot_wait_for_is_refused() -> None:
+    """A coroutine, a durable wait, a run in the background: it says so, and does not just begin."""
+    ran: list[int] = []
+
+    @task
+    def after() -> None:
+        ran.append(1)
+
+    async def nothing() -> None:
+        """Nothing."""
+
+    background = RunFuture[int]("01a21c59-0000-7000-8000-000000000000", "background")
+
+    @flow
+    async def run() -> list[str]:
+        coroutine, pause, found = nothing(), sleep(0), list[str]()
+        for wrong in (coroutine, pause, background):
+            for wait_for in ([wrong], {"a": [allow_failure(wrong)]}, wrong):
+                with pytest.raises(ParameterError, match="await that first") as caught:
+                    after(wait_for=wait_for)
+                found.append(str(caught.value))
+                with pytest.raises(ParameterError, match="await that first"):
+                    after.submit(wait_for=wait_for)
+        await coroutine
+        await pause
+        return found
+
+    assert "not a coroutine" in value_of(run)[0]
+    assert ran == []
 
 
 @pytest.mark.parametrize("how", ["result", "wait", "await"])
