@@ -262,6 +262,8 @@ def _gone_on(before: StepRow) -> str:
         return "it certainly had not happened"
     if before.event in (StepEvent.INTENT, StepEvent.UNKNOWN):
         return "it was in doubt, and was to run again"
+    if before.event == StepEvent.ROLLING_BACK:
+        return "its rollback had not ended"
     return "it had been refused"
 
 

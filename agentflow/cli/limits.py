@@ -113,7 +113,7 @@ def set_limit(
     if json:
         print_json(limit_view(journal, made))
     else:
-        say(f"{name} has {limit} slots")
+        say(f"{name} has {limit} slot{'' if limit == 1 else 's'}")
     return COMPLETED
 
 

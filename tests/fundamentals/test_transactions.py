@@ -28,8 +28,10 @@ from agentflow.errors import (
     TaskTimeoutError,
     UsageError,
 )
+from agentflow.explaining import history_view
 from agentflow.journal.memory import MemoryJournal
-from agentflow.journal.protocol import CacheFilter
+from agentflow.journal.protocol import CacheFilter, RunFilter
+from agentflow.model.runs import Run
 from agentflow.model.states import StateType
 from agentflow.model.waits import Verdict, WaitKind
 from agentflow.transactions import CommitMode, Transaction, TransactionState, get_transaction
@@ -430,6 +432,14 @@ def test_a_killed_rollback_is_completed_by_the_next_life() -> None:
     assert isinstance(outcome.error, ValueError)
     assert log == ["undo 2 for ann", "undo 1 for ann", "undo 1 for ann", "undo 0 for ann"]
     assert len(rows(journal, "completed", name="book")) == 3
+    told = {group["reason"] for group in history_view(journal, only_run(journal))["explanation"]["groups"]}
+    assert "its rollback had not ended" in told
+
+
+def only_run(journal: MemoryJournal) -> Run:
+    """The one run of the journal."""
+    (run,) = journal.list_runs(RunFilter())
+    return run
 
 
 def test_a_hook_that_the_code_does_not_have_any_more_is_missed_aloud(monkeypatch: pytest.MonkeyPatch) -> None:
