@@ -35,6 +35,8 @@ class Settings:
     allow_pickle: bool = True
     #: Seconds for which an approval can be given; 0 = for ever.
     approval_expires: float = 7 * 86_400.0
+    #: Days after which a server removes the payloads and logs of runs that have ended; 0 = never.
+    retention_days: float = 30.0
     #: Seconds that a process which is told to end (SIGTERM) gives to the steps that have begun.
     drain_patience: float = 5.0
     #: Seconds that a cancelled run with a process of its own has to stop before the process is killed.

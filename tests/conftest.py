@@ -1,5 +1,7 @@
 """Marks what starts commands and servers: those tests have a target of their own, and the core suite stays quick."""
 
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +11,14 @@ from tests.journal.postgres_server import PostgresServer, running_server
 
 SERVICES = {"cli", "mcp", "server", "workers"}
 HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nobodys_home() -> Iterator[None]:  # pyright: ignore[reportUnusedFunction]
+    """A test that says nothing of a home does not write into the home of whoever runs it."""
+    with tempfile.TemporaryDirectory(prefix="agentflow-home-") as folder:
+        os.environ.setdefault("AGENTFLOW_HOME", folder)
+        yield
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -10,7 +10,7 @@ from types import FrameType
 
 from cyclopts import App, CycloptsError, Parameter
 
-from agentflow.cli import approvals, cache, events, limits, runs, serving, tasks
+from agentflow.cli import approvals, cache, db, events, limits, runs, serving, tasks
 from agentflow.cli.doctor import doctor
 from agentflow.cli.output import FAILED, INTERRUPTED, WRONG_USE, complain
 from agentflow.cli.run import run
@@ -35,6 +35,7 @@ def build() -> App:
     app.command(events.app)
     app.command(limits.app)
     app.command(cache.app)
+    app.command(db.app)
     app.command(serving.serve)
     app.command(serving.app)
     app.command(tasks.app)

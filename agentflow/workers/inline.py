@@ -42,7 +42,8 @@ from agentflow.workers.admission import Admission
 
 #: Seconds before the third life in a row that got nowhere, and at the most.
 _SHORTEST_REST, _LONGEST_REST = 0.5, 60.0
-#: How many runs that are due are read at once.
+_HOUR, _DAY = 3600.0, 86_400.0
+#: How many runs that are due, or old, are read at once.
 _PAGE = 100
 #: Seconds for a thread to notice that its run is over.
 _LAST_MOMENT = 0.2
@@ -55,6 +56,13 @@ class _Rest(NamedTuple):
 
     lives: int = 0
     until: float = 0.0
+
+
+class _Pruning(NamedTuple):
+    """When payloads of old runs are to be removed next, and after which run."""
+
+    at: float = 0.0
+    after: int = 0
 
 
 class Worker(ABC):
@@ -88,6 +96,7 @@ class Worker(ABC):
         self._backlog: deque[Run] = deque()
         self._rests: dict[str, _Rest] = {}
         self._parked: set[str] = set()
+        self._pruning = _Pruning()
         self._lock = threading.Lock()
         self._changed = threading.Condition()
         self._wake = threading.Event()
@@ -259,10 +268,19 @@ class Worker(ABC):
         while not self._stopping:
             try:
                 self.recover()
+                self._prune()
             except (Exception, Unwinding) as error:  # noqa: BLE001 - the journal may be out of reach for a while
                 self._on_error(f"cannot look for runs to recover: {error}")
             self._wake.wait(self.options.settings.poll_interval)
             self._wake.clear()
+
+    def _prune(self) -> None:
+        """Remove the payloads of runs that ended long ago: some at each look, all of them once an hour."""
+        days, now = self.options.settings.retention_days, self.options.clock()
+        if days <= 0 or now < self._pruning.at:
+            return
+        last = self.journal.prune_runs(now - days * _DAY, after=self._pruning.after, limit=_PAGE).last
+        self._pruning = _Pruning(now if last else now + _HOUR, last)
 
     def recover(self) -> list[str]:
         """Start whatever of these flows is due and owned by nobody; returns the ids."""

@@ -9,6 +9,7 @@ import pytest
 
 from agentflow import flow, task
 from agentflow.errors import DefinitionError
+from agentflow.journal.memory import MemoryJournal
 
 DECORATORS: list[Callable[..., Any]] = [task, flow]
 
@@ -28,12 +29,8 @@ def test_none_leaves_an_option_open() -> None:
         name=None, version=None, description=None, retries=None, timeout_seconds=None, tags=None,
         persist_result=None, on_failure=None, task_runner=None, concurrency_limit=None,
     )(doubled)  # fmt: skip
-    assert (open_task.name, open_task.policy.retries, open_flow.version, open_flow(2)) == (
-        "doubled",
-        0,
-        "",
-        4,
-    )
+    assert (open_task.name, open_task.policy.retries, open_flow.version) == ("doubled", 0, "")
+    assert open_flow.run({"x": 2}, journal=MemoryJournal()).value == 4
     assert task(retries=3)(doubled).with_options(retries=None).policy.retries == 0
     assert flow(retries=3)(doubled).with_options(retries=None).policy.retries == 0
 
@@ -61,6 +58,6 @@ def test_an_option_that_there_is_not_is_refused(decorator: Callable[..., Any]) -
 
 def test_the_result_of_a_run_is_always_recorded() -> None:
     """`persist_result=True` says what is so anyway; False is refused."""
-    assert flow(persist_result=True)(doubled)(4) == 8
+    assert flow(persist_result=True)(doubled).run({"x": 4}, journal=MemoryJournal()).value == 8
     with pytest.raises(DefinitionError, match="the result of a run is always recorded"):
         flow(persist_result=False)(doubled)  # pyright: ignore[reportArgumentType]

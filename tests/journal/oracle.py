@@ -67,6 +67,7 @@ def everything(journal: Journal, now: float) -> object:
             [(journal.is_owned(run), journal.steps(run.number), journal.logs(run.number)) for run in runs],
             [journal.lives(run.number) for run in runs],
             [journal.fork_of(run.number) for run in runs],
+            [journal.pruned_at(run.number) for run in runs],
             [journal.unread_answers(run.number) for run in runs],
             journal.due_runs(now),
             journal.list_waits(open_only=False),

@@ -3,12 +3,15 @@
 from agentflow.journal.memory.cache import MemoryCache
 from agentflow.journal.memory.history import MemoryHistory
 from agentflow.journal.memory.limits import MemoryLimits
+from agentflow.journal.memory.retention import MemoryRetention
 from agentflow.journal.memory.runs import MemoryRuns
 from agentflow.journal.memory.steps import MemorySteps
 from agentflow.journal.memory.waits import MemoryWaits
 
 
-class MemoryJournal(MemoryHistory, MemoryRuns, MemorySteps, MemoryWaits, MemoryLimits, MemoryCache):
+class MemoryJournal(
+    MemoryHistory, MemoryRuns, MemorySteps, MemoryWaits, MemoryLimits, MemoryCache, MemoryRetention
+):
     """See `agentflow.journal.protocol.Journal`. Dies with its process."""
 
 

@@ -36,6 +36,8 @@ class MemoryBase:
         self._steps: dict[int, list[StepRow]] = {}
         self._lives: dict[int, list[Life]] = {}
         self._forks: dict[int, Fork] = {}
+        #: When the payloads of runs were removed.
+        self._pruned: dict[int, float] = {}
         self._waits: dict[str, Wait] = {}
         self._events: list[EventRow] = []
         self._cache: dict[bytes, CacheRow] = {}

@@ -26,6 +26,7 @@ class MemoryHistory(MemoryRuns, MemorySteps):
     ) -> Run:
         with self._lock:
             run = rules.check_reopening(self._runs.get(number), epoch, owned=number in self._owned)
+            rules.check_payloads(run, self._pruned.get(number))
             self._add_steps(number, rows)
             run = self._runs[number] = replace(
                 run,
@@ -44,6 +45,7 @@ class MemoryHistory(MemoryRuns, MemorySteps):
             source = self._need_run(fork.source)
             if source.number in self._owned:
                 raise rules.being_run(source)
+            rules.check_payloads(source, self._pruned.get(source.number))
             run = self.create_run(new, state=StateType.PENDING)
             run = self._runs[run.number] = replace(run, origins=rules.with_origins(run.origins, origins))
             self._add_steps(run.number, rules.renumbered(rows, run.number))

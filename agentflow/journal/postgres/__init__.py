@@ -4,16 +4,25 @@ Each module holds the verbs of one part of the protocol; what they share is in `
 ``agentflow[postgres]``, which `agentflow.journal.opening` asks for.
 """
 
+from agentflow.journal.postgres.admin import PostgresAdmin
 from agentflow.journal.postgres.cache import PostgresCache
 from agentflow.journal.postgres.history import PostgresHistory
 from agentflow.journal.postgres.limits import PostgresLimits
+from agentflow.journal.postgres.retention import PostgresRetention
 from agentflow.journal.postgres.runs import PostgresRuns
 from agentflow.journal.postgres.steps import PostgresSteps
 from agentflow.journal.postgres.waits import PostgresWaits
 
 
 class PostgresJournal(
-    PostgresHistory, PostgresRuns, PostgresSteps, PostgresWaits, PostgresLimits, PostgresCache
+    PostgresHistory,
+    PostgresRuns,
+    PostgresSteps,
+    PostgresWaits,
+    PostgresLimits,
+    PostgresCache,
+    PostgresRetention,
+    PostgresAdmin,
 ):
     """See `agentflow.journal.protocol.Journal`. Raises `JournalOpenError` where its address cannot be opened."""
 

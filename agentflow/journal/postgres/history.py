@@ -33,6 +33,7 @@ class PostgresHistory(PostgresBase):
             found = db.one(SQL["run_locked"], (number,))
             known = None if found is None else run_from(found)
             run = rules.check_reopening(known, epoch, owned=found is not None and bool(found[-1]))
+            rules.check_payloads(run, db.value(SQL["pruned_at"], (number,)))
             origins = rules.with_origins(run.origins, () if origin is None else (origin,))
             _add(db, rows)
             db.do(SQL["reopen_run"], (",".join(origins), number))
@@ -48,6 +49,7 @@ class PostgresHistory(PostgresBase):
             source, held = locked_run(db, fork.source)
             if held:
                 raise rules.being_run(source)
+            rules.check_payloads(source, db.value(SQL["pruned_at"], (source.number,)))
             number = int(db.value(SQL["create_run"], new_run_values(new, StateType.PENDING, "")))
             everybody = rules.with_origins((new.origin,), origins)
             db.do(SQL["add_origin"], (",".join(everybody), number))

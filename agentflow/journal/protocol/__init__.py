@@ -12,12 +12,13 @@ from typing import Protocol
 from agentflow.journal.protocol.cache import CacheEntry, CacheFilter, CacheLock, CacheRow, CacheVerbs
 from agentflow.journal.protocol.history import HistoryVerbs
 from agentflow.journal.protocol.limits import LimitVerbs
+from agentflow.journal.protocol.retention import Pruned, RetentionVerbs
 from agentflow.journal.protocol.runs import RunFilter, RunVerbs
 from agentflow.journal.protocol.steps import StepVerbs
 from agentflow.journal.protocol.waits import WaitVerbs
 
 
-class Journal(RunVerbs, HistoryVerbs, StepVerbs, WaitVerbs, LimitVerbs, CacheVerbs, Protocol):
+class Journal(RunVerbs, HistoryVerbs, StepVerbs, WaitVerbs, LimitVerbs, CacheVerbs, RetentionVerbs, Protocol):
     """The store of record."""
 
     #: The installation's key (for digests and signatures); not stored in the journal itself.
@@ -40,4 +41,4 @@ class Journal(RunVerbs, HistoryVerbs, StepVerbs, WaitVerbs, LimitVerbs, CacheVer
         ...
 
 
-__all__ = ["CacheEntry", "CacheFilter", "CacheLock", "CacheRow", "Journal", "RunFilter"]
+__all__ = ["CacheEntry", "CacheFilter", "CacheLock", "CacheRow", "Journal", "Pruned", "RunFilter"]

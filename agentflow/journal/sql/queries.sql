@@ -215,3 +215,37 @@ INSERT INTO fork VALUES (?, ?, ?, ?, ?, ?, ?)
 
 -- name: fork_of
 SELECT source, step, name, taken, changed, happened FROM fork WHERE run = ?
+
+-- name: prunable
+SELECT number FROM run
+WHERE number > ? AND ended < ? AND NOT EXISTS (SELECT 1 FROM pruned WHERE pruned.run = run.number)
+ORDER BY number LIMIT ?
+
+-- name: size_of_steps
+SELECT count(*), coalesce(sum(length(value)), 0) FROM step WHERE id > ? AND id < ? AND value IS NOT NULL
+
+-- name: size_of_run
+SELECT 1 + CAST(result IS NOT NULL AS INTEGER) + CAST(error IS NOT NULL AS INTEGER),
+       length(parameters) + coalesce(length(result), 0) + coalesce(length(error), 0)
+FROM run WHERE number = ?
+
+-- name: count_logs
+SELECT count(*) FROM log WHERE run = ?
+
+-- name: prune_steps
+UPDATE step SET value = NULL WHERE id > ? AND id < ? AND value IS NOT NULL
+
+-- name: prune_run
+UPDATE run SET parameters = ?, result = NULL, error = NULL WHERE number = ?
+
+-- name: prune_logs
+DELETE FROM log WHERE run = ?
+
+-- name: prune_events
+DELETE FROM event WHERE run = ?
+
+-- name: mark_pruned
+INSERT INTO pruned VALUES (?, ?)
+
+-- name: pruned_at
+SELECT at FROM pruned WHERE run = ?

@@ -36,6 +36,7 @@ class SqliteHistory(SqliteBase):
                 epoch,
                 owned=self._ownership.is_held(number, epoch),
             )
+            rules.check_payloads(run, db.execute(SQL["pruned_at"], (number,)).get)
             origins = rules.with_origins(run.origins, () if origin is None else (origin,))
             db.executemany(SQL["append_step"], rows)
             db.execute(SQL["reopen_run"], (",".join(origins), number))
@@ -52,6 +53,7 @@ class SqliteHistory(SqliteBase):
             source = self._need_run(db, fork.source)
             if self._ownership.is_held(source.number, source.epoch):
                 raise rules.being_run(source)
+            rules.check_payloads(source, db.execute(SQL["pruned_at"], (source.number,)).get)
             number: int = db.execute(SQL["create_run"], values).get
             everybody = rules.with_origins((new.origin,), origins)
             db.execute(SQL["add_origin"], (",".join(everybody), number))

@@ -97,3 +97,8 @@ SELECT id FROM step WHERE id = ANY(?)
 
 -- name: drop_lapsed_keepers
 DELETE FROM keeper WHERE expires < clock_seconds() - 86400 AND id NOT IN (SELECT keeper FROM run WHERE keeper IS NOT NULL)
+
+-- name: prunable_locked
+SELECT number FROM run
+WHERE number > ? AND ended < ? AND NOT EXISTS (SELECT 1 FROM pruned WHERE pruned.run = run.number)
+ORDER BY number LIMIT ? FOR NO KEY UPDATE OF run SKIP LOCKED

@@ -1,0 +1,230 @@
+"""``agentflow db``: the journal as a database: brought up to date, checked, made smaller, carried elsewhere."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json as standard_json
+import time
+from base64 import b64decode, b64encode
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Annotated, Any, cast
+
+import orjson
+from cyclopts import App, Parameter
+
+from agentflow.cli.output import COMPLETED, FAILED, print_json, print_line, say
+from agentflow.cli.run import Flag
+from agentflow.errors import UsageError
+from agentflow.journal.opening import open_journal
+from agentflow.journal.protocol import Pruned
+from agentflow.journal.protocol.admin import AdminVerbs, TableRow
+from agentflow.settings import Settings
+from agentflow.version import VERSION
+
+app = App(
+    name="db",
+    help="The journal as a database: bring it up to date, check it, make it smaller, carry it elsewhere.",
+)
+
+_FORMAT = 1
+_DAY = 86_400.0
+_BYTES = "$b"
+
+
+def _journal() -> AdminVerbs:
+    journal = open_journal()
+    if not isinstance(journal, AdminVerbs):
+        message = "the journal in memory is nowhere else; set AGENTFLOW_DATABASE_URL or AGENTFLOW_HOME to a lasting one"
+        raise UsageError(message)
+    return journal
+
+
+@app.command
+def upgrade(*, json: Flag = False) -> int:
+    """Bring the journal to the schema of this version. Any command that opens it does that, too.
+
+    Args:
+        json: Print a JSON object.
+    """
+    journal = _journal()
+    schema = journal.facts()["schema"]
+    if json:
+        print_json({"url": journal.url, "schema": schema})
+    else:
+        say(f"{journal.url} has schema {schema}")
+    return COMPLETED
+
+
+@app.command
+def check(*, json: Flag = False) -> int:
+    """Say how large the journal is, and whether it is whole. Exit code 1 where it is not.
+
+    Args:
+        json: Print a JSON object.
+    """
+    journal = _journal()
+    facts, faults = journal.facts(), journal.faults()
+    if json:
+        print_json({"url": journal.url, **facts, "faults": faults})
+    else:
+        print_line(f"journal     {journal.url}, schema {facts['schema']}")
+        print_line(f"size        {_size(facts['bytes'])}, of which {_size(facts['free_bytes'])} free")
+        for table, count in facts["rows"].items():
+            print_line(f"{table:<18}{count:>12,}")
+        for fault in faults:
+            say(f"broken: {fault}")
+        if not faults:
+            say("the journal is whole")
+    return FAILED if faults else COMPLETED
+
+
+@app.command
+def prune(
+    *,
+    older_than: Annotated[float | None, Parameter(name="--older-than")] = None,
+    dry_run: Flag = False,
+    json: Flag = False,
+) -> int:
+    """Remove arguments, results, values of steps and logs of runs that ended long ago; what happened is kept.
+
+    Runs, steps, approvals and what side effects were executed with stay. Nothing can go on from such a run any more.
+
+    Args:
+        older_than: Days since a run's end; default: AGENTFLOW_RETENTION_DAYS.
+        dry_run: Only say what would be removed.
+        json: Print a JSON object.
+    """
+    days = Settings.from_environment().retention_days if older_than is None else older_than
+    if days < 0 or (days == 0 and older_than is None):
+        message = (
+            "say after how many days: --older-than 30 (AGENTFLOW_RETENTION_DAYS=0 removes nothing by itself)"
+        )
+        raise UsageError(message)
+    journal, before = open_journal(), time.time() - days * _DAY
+    total, after = Pruned(), 0
+    while True:
+        done = journal.prune_runs(before, after=after, dry_run=dry_run)
+        total = Pruned(*(one + other for one, other in zip(total[:-1], done[:-1], strict=True)))
+        after = done.last
+        if not after:
+            break
+    if json:
+        print_json(
+            {
+                "runs": total.runs,
+                "values": total.values,
+                "bytes": total.size,
+                "log_lines": total.lines,
+                "dry_run": dry_run,
+            }
+        )
+    else:
+        what = f"{total.values:,} values ({_size(total.size)}) and {total.lines:,} log lines of {total.runs:,} runs"
+        say(f"{what} {'would be removed' if dry_run else 'removed'}")
+    return COMPLETED
+
+
+@app.command
+def export(file: Path, /) -> int:
+    """Write all rows to a file, as lines of JSON; with a name that ends in .gz, compressed.
+
+    The installation's key is not among them: whoever imports the file needs the file `key` of this home, too.
+
+    Args:
+        file: A file that does not exist yet.
+    """
+    journal, count = _journal(), 0
+    try:
+        with _opened(file, "xb") as out:
+            head = {"agentflow": "journal", "format": _FORMAT, "version": VERSION, "key": _sign(journal)}
+            out.write(orjson.dumps(head) + b"\n")
+            for table, row in journal.dump():
+                values = {
+                    name: {_BYTES: b64encode(value).decode()} if isinstance(value, bytes) else value
+                    for name, value in row.items()
+                }
+                # the standard library writes every float and every text that it can read again
+                out.write(standard_json.dumps([table, values]).encode() + b"\n")
+                count += 1
+            out.write(orjson.dumps({"rows": count}) + b"\n")
+    except OSError as error:
+        message = f"cannot write {file}: {error.strerror}"
+        raise UsageError(message) from None
+    say(f"{count:,} rows of {journal.url} written to {file}")
+    return COMPLETED
+
+
+@app.command(name="import")
+def load(file: Path, /) -> int:
+    """Read what `agentflow db export` wrote into an empty journal, of whichever kind: all of it or nothing.
+
+    Args:
+        file: The file.
+    """
+    journal = _journal()
+    head = next(_lines(file), None)
+    if not isinstance(head, dict) or head.get("agentflow") != "journal" or head.get("format") != _FORMAT:
+        message = f"{file} was not written by `agentflow db export`, or by a newer version"
+        raise UsageError(message)
+    if head.get("key") != _sign(journal):
+        message = (
+            "the file belongs to another installation: copy the file `key` of its home folder into "
+            f"{Settings.from_environment().home} first, else nothing that it holds can be read again"
+        )
+        raise UsageError(message)
+    count = journal.load(lambda: _rows(file))
+    say(f"{count:,} rows read into {journal.url}")
+    return COMPLETED
+
+
+def _rows(file: Path) -> Iterator[TableRow]:
+    """The rows of an export. Raises `UsageError` where it is not whole."""
+    count, end = 0, cast("Any", None)
+    lines = _lines(file)
+    next(lines)
+    for line in lines:
+        if isinstance(line, dict):
+            end = line.get("rows")
+            break
+        table, values = line
+        count += 1
+        yield (
+            table,
+            {
+                name: b64decode(value[_BYTES]) if isinstance(value, dict) else value
+                for name, value in values.items()
+            },
+        )
+    if end != count:
+        message = f"{file} is cut off after {count:,} rows; export again"
+        raise UsageError(message)
+
+
+def _lines(file: Path) -> Iterator[Any]:
+    try:
+        with _opened(file, "rb") as text:
+            for line in text:
+                yield standard_json.loads(line)
+    except (OSError, EOFError, ValueError) as error:
+        message = f"cannot read {file}: {getattr(error, 'strerror', None) or error}"
+        raise UsageError(message) from None
+
+
+def _opened(file: Path, mode: str) -> IO[bytes]:
+    opened = gzip.open(file, mode) if file.name.endswith(".gz") else file.open(mode)  # noqa: SIM115 - the caller closes it
+    return cast("IO[bytes]", opened)
+
+
+def _sign(journal: AdminVerbs) -> str:
+    """Tells installations apart, without telling the key."""
+    return hashlib.blake2b(b"agentflow export", key=journal.key, digest_size=8).hexdigest()
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:  # noqa: PLR2004 - the step between units
+            return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
+        count /= 1000
+    return f"{count:,.1f} GB"

@@ -1,0 +1,40 @@
+"""Verbs of administration: how large a journal is, whether it is whole, and all of its rows, to be moved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol, runtime_checkable
+
+TABLES = ("run", "step", "life", "fork", "wait", "event", "cache", "log", "concurrency_limit", "pruned")
+"""What is carried elsewhere, in this order. Not: who owns what at the moment."""
+
+TableRow = tuple[str, dict[str, Any]]
+"""The name of a table, and a row of it by the names of its columns: int, float, str, bytes or None."""
+
+
+@runtime_checkable
+class AdminVerbs(Protocol):
+    """Verbs of the stores that outlive their process."""
+
+    #: Where it is, for people.
+    url: str
+    key: bytes
+
+    def facts(self) -> dict[str, Any]:
+        """Its schema's number, its size in bytes, and how many rows of each kind it has."""
+        ...
+
+    def faults(self) -> list[str]:
+        """What is broken in it, in words; empty where it is whole."""
+        ...
+
+    def dump(self) -> Iterator[TableRow]:
+        """All rows of `TABLES`, as they stand at one moment."""
+        ...
+
+    def load(self, rows: Callable[[], Iterable[TableRow]]) -> int:
+        """Store rows that `dump` gave, all or none; returns how many. `rows` may be called again.
+
+        Raises `UsageError` where the journal is not empty, or does not know a table or a column.
+        """
+        ...
