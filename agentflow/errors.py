@@ -300,4 +300,4 @@ class CorruptRecord(Unwinding):
 
 
 class JournalUnavailable(Unwinding):
-    """The journal could not store something (disk full, I/O error); the run stops here and can be resumed."""
+    """The journal could not store or read something (disk full, I/O error); the run stops here and can be resumed."""

@@ -299,10 +299,14 @@ def life_view(life: Life, *, owned: bool = False) -> dict[str, Any]:
 
 
 def history_view(journal: Journal, run: Run, life: int | None = None) -> dict[str, Any]:
-    """A run's lives, where it was forked from, and what became of each step in one life (default: the last)."""
+    """When a run's values were removed, its lives, where it was forked from, and what became of each step in one life.
+
+    `life`: that one; default: the last.
+    """
     lives, owned, fork = journal.lives(run.number), journal.is_owned(run), journal.fork_of(run.number)
     explanation = explain(journal, run, life)
     return {
+        "pruned": stamp(journal.pruned_at(run.number)) if run.state.is_final else None,
         "lives": [life_view(one, owned=owned and one is lives[-1]) for one in lives],
         "forked_from": None
         if fork is None

@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _nobodys_home() -> Iterator[None]:  # pyright: ignore[reportUnusedFunction]
+def _nobodys_home() -> Iterator[None]:
     """A test that says nothing of a home does not write into the home of whoever runs it."""
     with tempfile.TemporaryDirectory(prefix="agentflow-home-") as folder:
         os.environ.setdefault("AGENTFLOW_HOME", folder)

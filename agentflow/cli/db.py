@@ -7,7 +7,8 @@ import hashlib
 import json as standard_json
 import time
 from base64 import b64decode, b64encode
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Annotated, Any, cast
 
@@ -65,18 +66,20 @@ def check(*, json: Flag = False) -> int:
         json: Print a JSON object.
     """
     journal = _journal()
-    facts, faults = journal.facts(), journal.faults()
+    faults = journal.faults()
+    facts: dict[str, Any] = {} if faults else journal.facts()  # what is broken cannot be counted
     if json:
         print_json({"url": journal.url, **facts, "faults": faults})
+    elif faults:
+        for fault in faults:
+            say(f"broken: {fault}")
+        say(f"{journal.url} is not whole: stop what uses it, and put a copy of it back")
     else:
         print_line(f"journal     {journal.url}, schema {facts['schema']}")
         print_line(f"size        {_size(facts['bytes'])}, of which {_size(facts['free_bytes'])} free")
         for table, count in facts["rows"].items():
             print_line(f"{table:<18}{count:>12,}")
-        for fault in faults:
-            say(f"broken: {fault}")
-        if not faults:
-            say("the journal is whole")
+        say("the journal is whole")
     return FAILED if faults else COMPLETED
 
 
@@ -137,7 +140,7 @@ def export(file: Path, /) -> int:
     """
     journal, count = _journal(), 0
     try:
-        with _opened(file, "xb") as out:
+        with _opened(file, "xb") as out, _whole_or_none(file):
             head = {"agentflow": "journal", "format": _FORMAT, "version": VERSION, "key": _sign(journal)}
             out.write(orjson.dumps(head) + b"\n")
             for table, row in journal.dump():
@@ -164,11 +167,12 @@ def load(file: Path, /) -> int:
         file: The file.
     """
     journal = _journal()
-    head = next(_lines(file), None)
-    if not isinstance(head, dict) or head.get("agentflow") != "journal" or head.get("format") != _FORMAT:
+    head: Any = next(_lines(file), None)
+    known = cast("dict[str, Any]", head) if isinstance(head, dict) else {}
+    if known.get("agentflow") != "journal" or known.get("format") != _FORMAT:
         message = f"{file} was not written by `agentflow db export`, or by a newer version"
         raise UsageError(message)
-    if head.get("key") != _sign(journal):
+    if known.get("key") != _sign(journal):
         message = (
             "the file belongs to another installation: copy the file `key` of its home folder into "
             f"{Settings.from_environment().home} first, else nothing that it holds can be read again"
@@ -186,20 +190,25 @@ def _rows(file: Path) -> Iterator[TableRow]:
     next(lines)
     for line in lines:
         if isinstance(line, dict):
-            end = line.get("rows")
+            end = cast("Any", line).get("rows")
             break
-        table, values = line
         count += 1
-        yield (
-            table,
-            {
-                name: b64decode(value[_BYTES]) if isinstance(value, dict) else value
-                for name, value in values.items()
-            },
-        )
+        yield _row(file, line, count)
     if end != count:
         message = f"{file} is cut off after {count:,} rows; export again"
         raise UsageError(message)
+
+
+def _row(file: Path, line: Any, number: int) -> TableRow:
+    try:
+        table, values = line
+        return str(table), {
+            name: b64decode(cast("Any", value)[_BYTES], validate=True) if isinstance(value, dict) else value
+            for name, value in values.items()
+        }
+    except (AttributeError, KeyError, TypeError, ValueError):
+        message = f"cannot read {file}: row {number:,} is none"
+        raise UsageError(message) from None
 
 
 def _lines(file: Path) -> Iterator[Any]:
@@ -210,6 +219,16 @@ def _lines(file: Path) -> Iterator[Any]:
     except (OSError, EOFError, ValueError) as error:
         message = f"cannot read {file}: {getattr(error, 'strerror', None) or error}"
         raise UsageError(message) from None
+
+
+@contextmanager
+def _whole_or_none(file: Path) -> Generator[None]:
+    """Leave no half of a new file behind."""
+    try:
+        yield
+    except BaseException:
+        file.unlink(missing_ok=True)
+        raise
 
 
 def _opened(file: Path, mode: str) -> IO[bytes]:

@@ -99,6 +99,8 @@ def _tell_facts(found: Run, view: dict[str, Any]) -> None:
         print_line(f"{'child':<12}{child}")
     if found.crashes:
         print_line(f"{'crashes':<12}{found.crashes}")
+    if view["pruned"]:
+        print_line(f"{'pruned':<12}{view['pruned']}: arguments, values and log were removed")
     fork = view["forked_from"]
     if fork is not None:
         print_line(f"{'forked from':<12}{fork['run_id']} at {fork['name']} ({fork['step'][-SHORT_ID:]})")

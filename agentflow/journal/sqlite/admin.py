@@ -10,9 +10,10 @@ import apsw
 from agentflow.journal import rules
 from agentflow.journal.commits import connect
 from agentflow.journal.protocol.admin import TABLES, TableRow
-from agentflow.journal.sqlite.base import SqliteBase
+from agentflow.journal.sqlite.base import SqliteBase, unreadable
 
 _INSERTED_AT_ONCE = 5000
+_COLUMNS = "SELECT name FROM pragma_table_info(?)"
 
 
 class SqliteAdmin(SqliteBase):
@@ -28,9 +29,11 @@ class SqliteAdmin(SqliteBase):
         return {"schema": schema, "bytes": pages * size, "free_bytes": free * size, "rows": counts}
 
     def faults(self) -> list[str]:
-        db = connect(self.path)
+        db, found = connect(self.path), list[str]()
         try:
-            found = [str(line) for (line,) in db.execute("PRAGMA integrity_check(20)")]
+            found += [str(line) for (line,) in db.execute("PRAGMA integrity_check(20)")]
+        except apsw.Error as error:
+            found.append(str(error))
         finally:
             db.close()
         return [] if found == ["ok"] else found
@@ -40,21 +43,18 @@ class SqliteAdmin(SqliteBase):
         try:
             db.execute("BEGIN")
             for table in TABLES:
-                columns = [
-                    column for (column,) in db.execute("SELECT name FROM pragma_table_info(?)", (table,))
-                ]
+                columns = [column for (column,) in db.execute(_COLUMNS, (table,))]
                 for row in db.execute(f"SELECT * FROM {table} ORDER BY 1"):  # noqa: S608 - our names
                     yield table, dict(zip(columns, row, strict=True))
+        except apsw.Error as error:
+            raise unreadable(error) from error
         finally:
             db.close()
 
     def load(self, rows: Callable[[], Iterable[TableRow]]) -> int:
         def work(db: apsw.Connection) -> int:
             rules.check_emptiness(db.execute("SELECT 1 FROM run LIMIT 1").get is None, self.url)
-            known = {
-                table: {column for (column,) in db.execute("SELECT name FROM pragma_table_info(?)", (table,))}
-                for table in TABLES
-            }
+            known = {table: {column for (column,) in db.execute(_COLUMNS, (table,))} for table in TABLES}
             count = 0
             for table, columns, batch in rules.batches(rows(), known, _INSERTED_AT_ONCE):
                 names, marks = ", ".join(f'"{name}"' for name in columns), ", ".join("?" * len(columns))

@@ -15,7 +15,7 @@ from weakref import WeakSet
 
 import apsw
 
-from agentflow.errors import Fenced, JournalOpenError, RunNotFoundError
+from agentflow.errors import Fenced, JournalOpenError, JournalUnavailable, RunNotFoundError
 from agentflow.journal.commits import Checkpointer, Committer, connect
 from agentflow.journal.locks import Ownership, Turnstile
 from agentflow.journal.rows import run_from
@@ -44,10 +44,11 @@ class SqliteBase:
         try:
             self._open(vfs)
         except (OSError, apsw.Error) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            message = (
-                f"cannot open the journal {path}: {reason}; set AGENTFLOW_HOME to a folder you can write to"
-            )
+            reason = str((isinstance(error, OSError) and error.strerror) or error)
+            advice = "set AGENTFLOW_HOME to a folder you can write to"
+            if isinstance(error, (apsw.CorruptError, apsw.NotADBError)) or "malformed" in reason:
+                advice = "it is damaged: put a copy of it back, or set AGENTFLOW_HOME to another folder"
+            message = f"cannot open the journal {path}: {reason}; {advice}"
             raise JournalOpenError(message) from error
         self._read_lock = threading.Lock()
         self._checkpointer = Checkpointer(partial(connect, path, vfs))
@@ -124,11 +125,19 @@ class SqliteBase:
     def _all(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         with self._read_lock:
             self._committer.check_open()
-            return self._reader.execute(sql, values).fetchall()
+            try:
+                return self._reader.execute(sql, values).fetchall()
+            except apsw.Error as error:
+                raise unreadable(error) from error
 
     def _one(self, sql: str, values: Sequence[Any] = ()) -> Any:
         rows = self._all(sql, values)
         return rows[0] if rows else None
+
+
+def unreadable(error: apsw.Error) -> JournalUnavailable:
+    """What a read is called that failed."""
+    return JournalUnavailable(f"the journal could not be read ({error}); look at it with: agentflow db check")
 
 
 def check_epoch(db: apsw.Connection, number: int, epoch: int) -> None:

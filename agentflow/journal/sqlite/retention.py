@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import apsw
 
 from agentflow.journal import rules
@@ -20,7 +22,7 @@ class SqliteRetention(SqliteBase):
 
         def work(db: apsw.Connection) -> Pruned:
             found = db.execute(SQL["prunable"], (after, ended_before, limit)).fetchall()
-            numbers: list[int] = [number for (number,) in found]
+            numbers: list[Any] = [number for (number,) in found]
             done = Pruned(last=numbers[-1] if len(numbers) == limit else 0)
             for number in numbers:
                 span = (number << SEQUENCE_BITS, (number + 1) << SEQUENCE_BITS)

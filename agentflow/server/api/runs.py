@@ -18,7 +18,7 @@ from agentflow.server.access import Caller
 from agentflow.server.answers import JSON
 from agentflow.server.bodies import json_object, object_member, text_member
 from agentflow.server.site import caller_of, path_id, query_int, site_of
-from agentflow.views import in_doubt, run_view, waiting_view
+from agentflow.views import in_doubt, run_view, stamp, waiting_view
 
 _PAGE, _MOST = 50, 200
 _NAME_LIMIT = 200
@@ -88,7 +88,11 @@ def show_run(request: Request) -> JSON:
     journal = site_of(request).journal
     run = find_run(journal, path_id(request))
     waiting = waiting_view(journal.list_waits(number=run.number))
-    return JSON(Queues(journal).view(run) | {"waiting_for": waiting, "in_doubt": in_doubt(journal, run)})
+    pruned = stamp(journal.pruned_at(run.number)) if run.state.is_final else None
+    return JSON(
+        Queues(journal).view(run)
+        | {"waiting_for": waiting, "in_doubt": in_doubt(journal, run), "pruned": pruned}
+    )
 
 
 def cancel_run(request: Request) -> JSON:

@@ -22,6 +22,7 @@ from agentflow.server.rendering import duration, render
 from agentflow.server.site import path_id, site_of
 from agentflow.server.stream import wait_lines
 from agentflow.server.timeline import attempts_of, shown_name, tokens_of
+from agentflow.views import stamp
 
 FIRST_ROWS = 30
 STATE_FILTERS = {
@@ -108,6 +109,7 @@ def run_page(request: Request, feed: RunFeed, *, error: str = "", status: int = 
         "is_final": run.state.is_final,
         "can_go_on": run.state in _GOING_ON and site_of(request).worker.serves(run.flow),
         "is_served": site_of(request).worker.serves(run.flow),
+        "pruned": stamp(site_of(request).journal.pruned_at(run.number)) if run.state.is_final else None,
         "forked": site_of(request).journal.fork_of(run.number) is not None,
         "error": error,
     }
