@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import apsw
 import pytest
 
 from tests.cli.conftest import Shell
@@ -34,9 +35,14 @@ def test_a_journal_is_checked(shell: Shell, filled: str) -> None:
     assert "the journal is whole" in shell("db", "check").err
     assert shell("db", "upgrade", "--json").json()["schema"] == checked.json()["schema"]
     path = Path(shell.environment["AGENTFLOW_HOME"]) / "agentflow.db"
+    db = apsw.Connection(str(path))
+    page, size = (
+        db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'step'").get,
+        db.pragma("page_size"),
+    )
+    db.close()
     data = bytearray(path.read_bytes())
-    page = data.rindex(b"squared") // 4096 * 4096
-    data[page : page + 4096] = b"\xff" * 4096
+    data[(page - 1) * size : page * size] = b"\xff" * size
     path.write_bytes(data)
     broken = shell("db", "check")
     assert broken.code == 1, broken
