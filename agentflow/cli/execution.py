@@ -200,6 +200,13 @@ def tell_wait(wait: Wait) -> None:
             say(f"  {command}")
 
 
+def tell_what_is_left(journal: Journal, run: Run) -> None:
+    """That a cancelled run, which nobody runs, has not ended yet."""
+    if run.state is StateType.CANCELLING and not journal.is_owned(run):
+        what = "has hooks on its cancellation" if run.on_cancellation else "was cancelled half-way"
+        say(f"run {run.id} {what}; it ends when somebody takes it up: agentflow runs resume {run.id}")
+
+
 def tell_doubts(doubts: list[dict[str, Any]]) -> None:
     """Which side effects of a run nobody knows the end of."""
     for doubt in doubts:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from agentflow.cli import persons
-from agentflow.cli.execution import Report, execute, present, report, tell_doubts
+from agentflow.cli.execution import Report, execute, present, report, tell_doubts, tell_what_is_left
 from agentflow.cli.finding import find_run
 from agentflow.cli.output import (
     COMPLETED,
@@ -252,11 +252,7 @@ def cancel(*runs: str, reason: str = "", json: Flag = False) -> int:
             tell_doubts(in_doubt(journal, run))
         elif journal.is_owned(run):
             say(f"run {run.id} stops at its next step (it runs in {run.owner or 'another process'})")
-        else:
-            what = "hooks on its cancellation" if run.on_cancellation else "a transaction to be undone"
-            say(
-                f"run {run.id} has {what}, for which somebody has to take it up: agentflow runs resume {run.id}"
-            )
+        tell_what_is_left(journal, run)
     return COMPLETED
 
 

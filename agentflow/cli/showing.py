@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from agentflow.cli.execution import tell_doubts, tell_wait
+from agentflow.cli.execution import tell_doubts, tell_wait, tell_what_is_left
 from agentflow.cli.finding import find_run
 from agentflow.cli.output import COMPLETED, json_text, print_json, print_line, when
 from agentflow.cli.progress import RunProgress
@@ -19,6 +19,7 @@ from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Journal, RunFilter
 from agentflow.limit_views import Queues
 from agentflow.model.runs import Run
+from agentflow.model.states import StateType
 from agentflow.payloads.failures import describe_failure
 from agentflow.views import in_doubt, steps_of, waiting_view
 
@@ -57,7 +58,9 @@ def show(run: str, /, *, life: int | None = None, json: Flag = False) -> int:
         failure = describe_failure(found.error)
         print_line(failure["traceback"].rstrip() or f"{failure['type']}: {failure['text']}")
     tell_doubts(view["in_doubt"])
-    for wait in () if found.state.is_final else journal.list_waits(number=found.number):
+    tell_what_is_left(journal, found)
+    waits_no_more = found.state.is_final or found.state is StateType.CANCELLING
+    for wait in () if waits_no_more else journal.list_waits(number=found.number):
         tell_wait(wait)
     return COMPLETED
 

@@ -119,7 +119,7 @@ class _Sigterm:
                 return False
             self._before = before
             signal.signal(signal.SIGTERM, self._on_signal)
-        self._exits = exits
+        self._exits = exits or (self._exits and bool(self._lives))
         self._lives.append(active)
         if self._told:  # it came before, and nothing begins any more
             active.draining, active.fence = True, Stopping(_WHY)
@@ -170,8 +170,8 @@ class _Sigterm:
         for life in lives:
             life.drain()
             waker_of(life.journal).poke()
-        patience = max(life.options.settings.drain_patience for life in lives)
-        if not all(stopped) and self._are_over(patience, unless_insisted=True):
+        patience = max((life.options.settings.drain_patience for life in lives), default=0.0)
+        if not all(stopped) and self._are_over(lives, patience, unless_insisted=True):
             return
         turned = threading.Event()
         for life in lives:
@@ -179,28 +179,33 @@ class _Sigterm:
                 life.stop(Stopping(_WHY))
             if life.loop is not None and not life.loop.is_closed():
                 life.loop.call_soon_threadsafe(turned.set)
-        self._cut = True
-        if self._are_over(_MOMENT):
+        with self._lock:
+            self._cut = self._has_any(lives)
+        if self._are_over(lives, _MOMENT):
             return
-        if any(life.loop is None for life in self._lives) or not turned.wait(_LAST_MOMENT):
-            self._interrupt()
-        if self._exits and not self._are_over(_LAST_MOMENT):
+        if any(life.loop is None for life in lives) or not turned.wait(_LAST_MOMENT):
+            self._interrupt(lives)
+        if self._exits and not self._are_over(lives, _LAST_MOMENT):
             os._exit(_INTERRUPTED)  # its lock is free then, and what had not ended is begun again
 
-    def _are_over(self, seconds: float, *, unless_insisted: bool = False) -> bool:
-        """Wait until all lives are over, at the most so many seconds; returns whether they are."""
+    def _has_any(self, lives: list[ActiveRun]) -> bool:
+        """Whether one of these lives is still under way; a program that lives on may have begun others since."""
+        return any(life in lives for life in list(self._lives))
+
+    def _are_over(self, lives: list[ActiveRun], seconds: float, *, unless_insisted: bool = False) -> bool:
+        """Wait until these lives are over, at the most so many seconds; returns whether they are."""
         deadline = time.monotonic() + seconds
-        while self._lives and not (unless_insisted and self._insisted):
+        while self._has_any(lives) and not (unless_insisted and self._insisted):
             left = deadline - time.monotonic()
             if left <= 0:
                 break
             self._wake.acquire(timeout=left)
-        return not self._lives
+        return not self._has_any(lives)
 
-    def _interrupt(self) -> None:
+    def _interrupt(self, lives: list[ActiveRun]) -> None:
         main = threading.main_thread().ident
         with self._lock:
-            if self._lives and not self._leaving and main is not None:
+            if self._has_any(lives) and not self._leaving and main is not None:
                 signal.pthread_kill(main, signal.SIGTERM)
 
 
@@ -210,7 +215,7 @@ def _is_of_a_loop(handler: Any) -> bool:
 
 def _is_stopped(life: ActiveRun) -> bool:
     """Whether somebody cancelled the run, which its life may not have seen yet, and nothing is to be waited for."""
-    with suppress(JournalUnavailable):
+    with suppress(Exception, JournalUnavailable):  # whatever the journal says, the process is to end
         stored = life.journal.get_run(life.run.id)
         if stored is not None and stored.state is StateType.CANCELLING and life.fence is None:
             life.stop(Cancelling(stored.message))

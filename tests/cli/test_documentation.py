@@ -183,7 +183,9 @@ def test_rented(shell: Shell) -> None:
     path = program(shell, ROOT / "docs" / "cancelling.md", "rented.py")
     run = shell("run", path, "--json").json()["run_id"]
     cancelled = shell.look("runs", "cancel", run, "--reason", "too expensive")
-    assert "has hooks on its cancellation" in cancelled.err
+    ends = f"it ends when somebody takes it up: agentflow runs resume {run}"
+    assert f"has hooks on its cancellation; {ends}" in cancelled.err
+    assert "has hooks on its cancellation" in shell.look("runs", "show", run).err
     resumed = shell("runs", "resume", run)
     assert (resumed.code, resumed.out) == (1, "given back\n")
     shown = shell.look("runs", "show", run, "--json").json()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agentflow import flow, sleep, task
+from agentflow.errors import Stopping
 
 GATE = Path(os.environ["GATE"])
 
@@ -152,6 +153,24 @@ async def on_a_loop_with_a_handler() -> None:
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, mine)
     await in_async_task()
+
+
+@task
+def takes_a_while() -> str:
+    select.select([], [], [], 1.0)  # several times the patience of the process
+    return "done"
+
+
+@flow
+def later() -> str:
+    return takes_a_while()
+
+
+def goes_on() -> None:
+    try:
+        in_task()
+    except Stopping:
+        say(later())
 
 
 def mine(_number: int, _frame: Any) -> None:

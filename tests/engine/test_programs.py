@@ -178,6 +178,15 @@ def test_sigterm_goes_on_to_the_programs_own_handler(tmp_path: Path, where: str)
     program.assert_resumable()
 
 
+def test_a_program_that_lives_on_may_run_other_flows(tmp_path: Path) -> None:
+    """The signal was for those that ran when it came."""
+    program = started(tmp_path, "goes_on", "mine")
+    program.send(signal.SIGTERM)
+    code, said = program.end()
+    assert (code, said) == (0, ["unwound", "mine", "done"])
+    assert sorted(run.state for run in program.runs()) == [StateType.COMPLETED, StateType.RUNNING]
+
+
 def test_a_loop_that_handles_sigterm_goes_on_doing_so(tmp_path: Path) -> None:
     """The program says what is to be done, which is done once: here, its task is cancelled."""
     program = started(tmp_path, "on_a_loop_with_a_handler")
