@@ -105,7 +105,7 @@ class concurrency:  # noqa: N801 - Prefect's name
         timeout_seconds: How long to wait for them; default: for ever.
         strict: Raise where a limit is not defined.
         lease_duration: Seconds after which the slots of a holder that is not heard of any more are free again, where
-            the journal cannot know whether it lives; default: the setting ``lease_seconds``.
+            the journal cannot know whether it lives; default: the setting ``lease``.
 
     Raises:
         AcquireConcurrencySlotTimeoutError: on entering, when `timeout_seconds` have passed. Inside a flow this is

@@ -19,6 +19,8 @@ from agentflow.views import run_view, stamp
 
 #: Prefect's name of the state of a run that waits for a slot before it starts.
 AWAITING = "AwaitingConcurrencySlot"
+#: How many runs that nobody has taken up are looked at, the newest ones.
+_MOST_PENDING = 10_000
 
 
 def find_limit(journal: Journal, name: str) -> Limit:
@@ -53,7 +55,7 @@ def _pending(journal: Journal, limit: Limit, known: set[str]) -> list[dict[str, 
     if not limit.name.startswith(FLOW_PREFIX):
         return []
     flow = limit.name.removeprefix(FLOW_PREFIX)
-    runs = journal.list_runs(RunFilter(limit=-1, states=(StateType.PENDING,), flow=flow))
+    runs = journal.list_runs(RunFilter(limit=_MOST_PENDING, states=(StateType.PENDING,), flow=flow))
     return [
         {
             "holder": f"run {run.id}",

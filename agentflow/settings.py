@@ -19,7 +19,8 @@ class Settings:
     home: Path = field(default_factory=lambda: Path.home() / ".agentflow")
     #: ``sqlite:///path``, ``postgresql://user@host/database`` or ``memory:``; empty = ``<home>/agentflow.db``.
     database_url: str = ""
-    #: Seconds after which a process on a PostgreSQL journal that is not heard of counts as dead.
+    #: Seconds after which a process on a PostgreSQL journal that is not heard of counts as dead: it owns no run then,
+    #: and holds no slot of a limit.
     lease: float = 30.0
     #: Seconds that a waiting run of a server stays in memory before it is evicted.
     suspend_after: float = 60.0
@@ -45,8 +46,6 @@ class Settings:
     max_runs: int = 64
     #: How many processes of their own runs have at once (``agentflow serve --isolate``); others wait.
     max_processes: int = 16
-    #: Seconds after which the slots of a holder that is not heard of any more are free again.
-    lease_seconds: float = 30.0
     #: Level of what `get_run_logger` records.
     log_level: str = "INFO"
     #: Port of ``agentflow serve``.

@@ -230,7 +230,7 @@ def claim_of(
         run_id="" if run is None else run.run.id,
         step=step,
         keeper=keeper_of(journal).id,
-        lease=settings.lease_seconds if lease is None else lease,
+        lease=settings.lease if lease is None else lease,
     )
 
 

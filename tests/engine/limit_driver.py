@@ -18,6 +18,7 @@ from unittest.mock import patch
 
 from agentflow import concurrency, flow, task
 from agentflow.engine.active import Options
+from agentflow.journal.postgres import PostgresJournal
 from agentflow.journal.protocol import Journal
 from agentflow.journal.sqlite import SqliteJournal
 from agentflow.settings import Settings
@@ -135,12 +136,19 @@ def _always(journal: Journal) -> Callable[[Settings], Journal]:
     return opened
 
 
+def open_in(where: str) -> Journal:
+    """The journal at an address of PostgreSQL, or in a file."""
+    if where.startswith("postgresql:"):
+        return PostgresJournal(where, KEY, lease=LEASE)
+    return SqliteJournal(Path(where), KEY)
+
+
 def main() -> None:
     """Do what the command line says."""
     where, log_file, what = sys.argv[1:]
     LOG[0] = Path(log_file)
-    journal = SqliteJournal(Path(where), KEY)
-    options = Options(settings=Settings(lease_seconds=LEASE))
+    journal = open_in(where)
+    options = Options(settings=Settings(lease=LEASE))
     with patch("agentflow.concurrency.open_journal", _always(journal)):
         print("ready", flush=True)
         sys.stdin.readline()

@@ -14,28 +14,49 @@ import pytest
 
 from agentflow import flow
 from agentflow.engine.active import Options
-from agentflow.journal.protocol import RunFilter
-from agentflow.journal.sqlite import SqliteJournal
+from agentflow.journal.protocol import Journal, RunFilter
 from agentflow.model.limits import Limit
 from agentflow.model.runs import Origin
 from agentflow.model.states import StateType
 from agentflow.settings import Settings
 from agentflow.workers.inline import InlineWorker
-from tests.engine.limit_driver import CROWD, KEY, LEASE, TURNS
+from tests.engine.limit_driver import CROWD, LEASE, TURNS, open_in
+from tests.journal.postgres_server import PostgresServer
 
 ROOT = Path(__file__).parents[2]
 LIMIT, PROCESSES = 3, 5
-LEASE_BY_DEFAULT = 30.0
+PATIENCE = 30.0
+#: Seconds: a lease, a look at the journal, and a machine that does other things as well.
+PROMPT = LEASE + 5.0
 
 
-def process(folder: Path, what: str) -> subprocess.Popen[str]:
+class Place:
+    """A journal that processes share, and what they have logged."""
+
+    def __init__(self, folder: Path, url: str = "") -> None:
+        self.folder, self.url = folder, url or str(folder / "j.db")
+
+    def open(self) -> Journal:
+        return open_in(self.url)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """On each store that processes can share."""
+    if request.param == "sqlite":
+        return Place(tmp_path)
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return Place(tmp_path, server.url())
+
+
+def process(place: Place, what: str) -> subprocess.Popen[str]:
     """A process that is ready to begin."""
     command = [
         sys.executable,
         "-m",
         "tests.engine.limit_driver",
-        str(folder / "j.db"),
-        str(folder / "log"),
+        place.url,
+        str(place.folder / "log"),
         what,
     ]
     made = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -50,32 +71,28 @@ def go(started: subprocess.Popen[str]) -> None:
     started.stdin.flush()
 
 
-def journal_in(folder: Path) -> SqliteJournal:
-    return SqliteJournal(folder / "j.db", KEY)
-
-
-def events(folder: Path) -> list[tuple[str, int, int]]:
+def events(place: Place) -> list[tuple[str, int, int]]:
     """What the processes have logged, in the order of the machine's clock."""
-    path = folder / "log"
+    path = place.folder / "log"
     lines = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
     return sorted(((what, int(pid), int(at)) for what, pid, at in lines), key=lambda event: event[2])
 
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("what", ["blocks", "tags", "flow", "process"])
-def test_never_more_than_the_limit_at_once(tmp_path: Path, what: str) -> None:
+def test_never_more_than_the_limit_at_once(place: Place, what: str) -> None:
     """Five processes share three slots: by blocks in tasks, by a tag, by runs of a flow, by blocks without a flow."""
-    journal = journal_in(tmp_path)
+    journal = place.open()
     journal.set_limit(Limit({"tags": "tag:db", "flow": "flow:limited"}.get(what, "db"), LIMIT))
-    everybody = [process(tmp_path, what) for _ in range(PROCESSES)]
+    everybody = [process(place, what) for _ in range(PROCESSES)]
     for one in everybody:
         go(one)
     for one in everybody:
         one.communicate()
         assert one.returncode == 0
-    most = most_at_once([(event, at) for event, _, at in events(tmp_path)])
+    most = most_at_once([(event, at) for event, _, at in events(place)])
     turns = TURNS // 3 if what == "flow" else TURNS
-    assert len(events(tmp_path)) == 2 * PROCESSES * turns
+    assert len(events(place)) == 2 * PROCESSES * turns
     assert most <= LIMIT
     assert most > 1, "they never met"
     assert journal.list_slots() == []
@@ -86,38 +103,38 @@ NAMES = {"hold": "db", "hold-tag": "tag:db", "hold-flow": "flow:limited", "hold-
 
 
 @pytest.mark.parametrize("what", NAMES)
-def test_what_a_killed_process_held_is_free_at_once(tmp_path: Path, what: str) -> None:
+def test_what_a_killed_process_held_is_free_at_once(place: Place, what: str) -> None:
     """Before one lease is over, whoever waits has the slot; nobody had to be told."""
-    journal = journal_in(tmp_path)
+    journal = place.open()
     journal.set_limit(Limit(NAMES[what], 1))
-    first, second = process(tmp_path, what), process(tmp_path, what)
+    first, second = process(place, what), process(place, what)
     go(first)
-    _until(lambda: len(events(tmp_path)) == 1)
+    _until(lambda: len(events(place)) == 1)
     go(second)
     _until(lambda: bool(journal.list_slots(waiting_only=True)))
-    assert len(events(tmp_path)) == 1
+    assert len(events(place)) == 1
     first.kill()
     first.wait()
     killed = time.monotonic_ns()
-    _until(lambda: len(events(tmp_path)) == 2)
-    (_, holder, _), (_, heir, at) = events(tmp_path)
+    _until(lambda: len(events(place)) == 2)
+    (_, holder, _), (_, heir, at) = events(place)
     assert (holder, heir) == (first.pid, second.pid)
-    assert (at - killed) / 1e9 < LEASE_BY_DEFAULT / 3
+    assert (at - killed) / 1e9 < PROMPT
     second.kill()
     second.wait()
-    assert journal.list_slots() == []
+    _until(lambda: journal.list_slots() == [])
     for one in (first, second):
         one.communicate()
     journal.close()
 
 
-def test_a_worker_takes_up_the_runs_that_waited_for_a_killed_holder(tmp_path: Path) -> None:
+def test_a_worker_takes_up_the_runs_that_waited_for_a_killed_holder(place: Place) -> None:
     """It sees that the slot is free though nobody gave it back: for the killed run itself, and for those behind it."""
-    journal = journal_in(tmp_path)
+    journal = place.open()
     journal.set_limit(Limit("flow:limited", 1))
-    holder = process(tmp_path, "hold-flow")
+    holder = process(place, "hold-flow")
     go(holder)
-    _until(lambda: len(events(tmp_path)) == 1)
+    _until(lambda: len(events(place)) == 1)
     bodies: list[int] = []
 
     @flow(name="limited")
@@ -132,58 +149,87 @@ def test_a_worker_takes_up_the_runs_that_waited_for_a_killed_holder(tmp_path: Pa
         holder.kill()
         holder.communicate()
         for run in behind:
-            assert worker.await_run(run.id, LEASE_BY_DEFAULT).state is StateType.COMPLETED
+            assert worker.await_run(run.id, PATIENCE).state is StateType.COMPLETED
     assert bodies == [0, 1, 2]
     journal.close()
 
 
 @pytest.mark.parametrize("what", ["hold", "hold-tag", "hold-flow"])
 def test_a_stopped_holder_keeps_its_slot_until_its_run_is_taken_over(tmp_path: Path, what: str) -> None:
-    """A stopped process is not dead, however long its lease is over; once it has lost its run, the slot is free.
+    """On one machine it is not dead, however long its lease is over; once it has lost its run, the slot is free.
 
     What it does when it goes on is refused: its side effect does not happen, and it does not give back another's slot.
     """
-    journal = journal_in(tmp_path)
+    place = Place(tmp_path)
+    journal = place.open()
     journal.set_limit(Limit(NAMES[what], 1))
-    zombie, heir = process(tmp_path, what), process(tmp_path, what)
+    zombie, heir = process(place, what), process(place, what)
     go(zombie)
-    _until(lambda: len(events(tmp_path)) == 1)
+    _until(lambda: len(events(place)) == 1)
     (slot,) = journal.list_slots()
     go(heir)
     _until(lambda: bool(journal.list_slots(waiting_only=True)))
     zombie.send_signal(signal.SIGSTOP)
     _until(lambda: time.time() > slot.expires + LEASE)
-    assert len(events(tmp_path)) == 1
+    assert len(events(place)) == 1
     taken = journal.claim_run(slot.run_id, take_over=True)
-    _until(lambda: len(events(tmp_path)) == 2)
+    _until(lambda: len(events(place)) == 2)
     zombie.send_signal(signal.SIGCONT)
     zombie.communicate()
     assert zombie.returncode != 0
-    assert [(event, pid) for event, pid, _ in events(tmp_path)] == [
+    assert [(event, pid) for event, pid, _ in events(place)] == [
         ("begin", zombie.pid),
         ("begin", heir.pid),
     ]
     (slot,) = journal.list_slots()
     assert slot.owner.endswith(f":{heir.pid}")
     heir.communicate()
-    assert [event for event, _, _ in events(tmp_path)] == ["begin", "begin", "paid"]
+    assert [event for event, _, _ in events(place)] == ["begin", "begin", "paid"]
     assert journal.list_slots() == []
     journal.release_run(taken)
     journal.close()
 
 
-def test_a_stopped_process_does_not_give_back_what_was_freed_meanwhile(tmp_path: Path) -> None:
-    """Without a run there is nothing to take over: a person frees the slot, and the next one keeps it."""
-    journal = journal_in(tmp_path)
-    journal.set_limit(Limit("db", 1))
-    zombie, heir = process(tmp_path, "hold-process"), process(tmp_path, "hold-process")
+@pytest.mark.parametrize("what", ["hold", "hold-tag", "hold-flow"])
+def test_a_stopped_holder_has_lost_its_slot_after_a_lease(
+    tmp_path: Path, postgres: PostgresServer, what: str
+) -> None:
+    """On PostgreSQL nobody can know that it lives: the next one has the slot, and what it still does is refused."""
+    place = Place(tmp_path, postgres.url())
+    journal = place.open()
+    journal.set_limit(Limit(NAMES[what], 1))
+    zombie, heir = process(place, what), process(place, what)
     go(zombie)
-    _until(lambda: len(events(tmp_path)) == 1)
+    _until(lambda: len(events(place)) == 1)
+    go(heir)
+    _until(lambda: bool(journal.list_slots(waiting_only=True)))
+    zombie.send_signal(signal.SIGSTOP)
+    stopped = time.monotonic_ns()
+    _until(lambda: len(events(place)) == 2)
+    assert (events(place)[1][2] - stopped) / 1e9 < PROMPT
+    zombie.send_signal(signal.SIGCONT)
+    zombie.communicate()
+    assert zombie.returncode != 0
+    assert [(event, pid) for event, pid, _ in events(place)] == [("begin", zombie.pid), ("begin", heir.pid)]
+    (slot,) = journal.list_slots()
+    assert slot.owner.endswith(f":{heir.pid}")
+    heir.communicate()
+    assert [event for event, _, _ in events(place)] == ["begin", "begin", "paid"]
+    journal.close()
+
+
+def test_a_stopped_process_does_not_give_back_what_was_freed_meanwhile(place: Place) -> None:
+    """Without a run there is nothing to take over: a person frees the slot, and the next one keeps it."""
+    journal = place.open()
+    journal.set_limit(Limit("db", 1))
+    zombie, heir = process(place, "hold-process"), process(place, "hold-process")
+    go(zombie)
+    _until(lambda: len(events(place)) == 1)
     go(heir)
     _until(lambda: bool(journal.list_slots(waiting_only=True)))
     zombie.send_signal(signal.SIGSTOP)
     assert journal.reset_limit("db") == 1
-    _until(lambda: len(events(tmp_path)) == 2)
+    _until(lambda: len(events(place)) == 2)
     zombie.send_signal(signal.SIGCONT)
     zombie.communicate()
     (slot,) = journal.list_slots()
@@ -192,12 +238,15 @@ def test_a_stopped_process_does_not_give_back_what_was_freed_meanwhile(tmp_path:
     journal.close()
 
 
-@pytest.mark.timeout(300)
-def test_two_thousand_waiters_of_eight_processes_share_five_slots(tmp_path: Path) -> None:
-    """All wait at once on one file: everybody gets a turn, and at no time do more than five have one."""
-    journal = journal_in(tmp_path)
+@pytest.mark.parametrize(
+    "place", ["sqlite", pytest.param("postgres", marks=pytest.mark.nightly)], indirect=True
+)
+@pytest.mark.timeout(600)
+def test_two_thousand_waiters_of_eight_processes_share_five_slots(place: Place) -> None:
+    """All wait at once: everybody gets a turn, and at no time do more than five have one."""
+    journal = place.open()
     journal.set_limit(Limit("tag:db", 0))
-    everybody = [process(tmp_path, "crowd") for _ in range(8)]
+    everybody = [process(place, "crowd") for _ in range(8)]
     for one in everybody:
         go(one)
     _until(lambda: len(journal.list_slots(waiting_only=True)) == 8 * CROWD, patience=120)
@@ -205,9 +254,9 @@ def test_two_thousand_waiters_of_eight_processes_share_five_slots(tmp_path: Path
     for one in everybody:
         one.communicate()
         assert one.returncode == 0
-    assert most_at_once([(event, at) for event, _, at in events(tmp_path)]) == 5
+    assert most_at_once([(event, at) for event, _, at in events(place)]) == 5
     recorded: list[tuple[str, float]] = []
-    for run in journal.list_runs(RunFilter(limit=-1)):
+    for run in journal.list_runs(RunFilter(limit=100)):
         assert run.state is StateType.COMPLETED
         steps = [row for row in journal.steps(run.number) if row.name == "short"]
         assert len(steps) == CROWD
@@ -227,7 +276,7 @@ def most_at_once(moments: Sequence[tuple[str, float]]) -> int:
     return most
 
 
-def _until(condition: Callable[[], bool], *, patience: float = LEASE_BY_DEFAULT) -> None:
+def _until(condition: Callable[[], bool], *, patience: float = PATIENCE) -> None:
     """Wait for what another process does, which nothing here can be told of."""
     deadline = time.monotonic() + patience
     pause = threading.Event()

@@ -224,3 +224,15 @@ def test_a_run_of_a_worker_that_does_not_wait_is_cancelled() -> None:
     ) as worker:
         run = worker.start_run("nightly", {}, origin=Origin.PERSON)
         assert worker.await_run(run.id, PATIENCE).state is StateType.CANCELLED
+
+
+def test_a_flow_inside_of_a_flow_needs_no_slot_of_its_own() -> None:
+    """It is a step of the run around it: with a limit of 1 a flow may call itself."""
+    journal = memory()
+
+    @flow(concurrency_limit=1)
+    def countdown(number: int) -> int:
+        return countdown(number - 1) if number else 0
+
+    assert start(countdown, 3, journal=journal).value == 0
+    assert not held(journal, "flow:countdown")
