@@ -173,6 +173,7 @@ def test_a_process_that_slept_goes_on_where_nobody_has_noticed(
     owner.signal(signal.SIGSTOP)
     until(lambda: journal.due_runs(9.0) != [])
     owner.signal(signal.SIGCONT)
+    assert owner.ask("claim") == "RunOwnedError"  # it does not take itself for dead
     assert owner.ask("write") == "written"
     until(lambda: journal.due_runs(9.0) == [])
     assert owner.ask("write") == "written"

@@ -135,8 +135,12 @@ class PostgresBase:
 
     # -- who is live
     def _bury_the_dead(self) -> None:
-        """Give up whoever has not renewed its lease; from then on it owns nothing, whatever it still believes."""
-        for (number,) in self._all(SQL["lapsed_keepers"]):
+        """Give up whoever has not renewed its lease; from then on it owns nothing, whatever it still believes.
+
+        But not this process, which has just slept for too long and is about to renew.
+        """
+        lapsed = {int(row[0]) for row in self._all(SQL["lapsed_keepers"])} - {self._keeper.number}
+        for number in sorted(lapsed):
 
             def work(db: Session, number: int = number) -> None:
                 if db.do(SQL["bury_keeper"], (number,)):
