@@ -107,7 +107,7 @@ class PostgresLimits(PostgresBase):
     def _looking(self, look: Callable[[PostgresSlots, float], T]) -> T:
         def reading(db: Session) -> T:
             now = db.value(_CLOCK) if self._clock is None else self._clock()
-            return look(PostgresSlots(db), now)
+            return look(PostgresSlots(db, only_looks=True), now)
 
         return self._reader.read(reading)
 

@@ -12,7 +12,8 @@ from agentflow.model.limits import Slot
 class PostgresSlots:
     """See `agentflow.journal.slots.SlotTable`."""
 
-    def __init__(self, db: Session) -> None:
+    def __init__(self, db: Session, *, only_looks: bool = False) -> None:
+        self._only_looks = only_looks
         self._db = db
         self._accounts: dict[str, Account | None] = {}
 
@@ -55,7 +56,13 @@ class PostgresSlots:
         return int(self._db.value(SQL["count_held_slots"], (name,)))
 
     def is_alive(self, slot: Slot) -> bool | None:
-        """A run by its keeper; a process without a run is its keeper."""
+        """A run by its keeper; a process without a run is its keeper.
+
+        Whoever decides goes by the burial: a keeper that has lapsed and is not buried may renew its lease, and then
+        it owns what it owned. Whoever only looks goes by the lease: what has lapsed will be buried by whoever asks.
+        """
         if slot.run:
-            return self._db.one(SQL["claim_is_live"], (slot.run, slot.epoch)) is not None
-        return self._db.one(SQL["keeper_is_live"], (slot.epoch,)) is not None
+            sql = "claim_is_live" if self._only_looks else "claim_is_kept"
+            return self._db.one(SQL[sql], (slot.run, slot.epoch)) is not None
+        sql = "keeper_is_live" if self._only_looks else "keeper_is_kept"
+        return self._db.one(SQL[sql], (slot.epoch,)) is not None

@@ -42,6 +42,12 @@ SELECT 1 FROM run JOIN live_keeper ON live_keeper.id = run.keeper WHERE number =
 -- name: claim_is_live
 SELECT 1 FROM run JOIN live_keeper ON live_keeper.id = run.keeper WHERE number = ? AND epoch = ?
 
+-- name: claim_is_kept
+SELECT 1 FROM run JOIN keeper ON keeper.id = run.keeper WHERE number = ? AND epoch = ?
+
+-- name: keeper_is_kept
+SELECT 1 FROM keeper WHERE id = ?
+
 -- name: keep_run
 UPDATE run SET keeper = ? WHERE number = ?
 
