@@ -19,8 +19,8 @@ class Settings:
     home: Path = field(default_factory=lambda: Path.home() / ".agentflow")
     #: ``sqlite:///path``, ``postgresql://user@host/database`` or ``memory:``; empty = ``<home>/agentflow.db``.
     database_url: str = ""
-    #: Seconds after which a process on a PostgreSQL journal that is not heard of counts as dead: it owns no run then,
-    #: and holds no slot of a limit.
+    #: Seconds after which a process that is not heard of counts as dead: on PostgreSQL its runs go on elsewhere; in
+    #: every journal the slots of limits that it held without a run are free again.
     lease: float = 30.0
     #: Seconds that a waiting run of a server stays in memory before it is evicted.
     suspend_after: float = 60.0
