@@ -14,6 +14,8 @@ from agentflow.journal.protocol.cache import KEPT_EXPIRED, PRUNED_AT_ONCE
 from agentflow.journal.sql.filters import entries_wanted
 from agentflow.model.steps import LogRow
 
+#: Whoever decides goes by the burial of keepers, for one that has lapsed may renew; whoever looks, by the lease.
+_KEPT, _LIVE = SQL["claim_is_kept"], SQL["claim_is_live"]
 _ENTRY = "key, CAST(length(value) AS BIGINT), created, expires, run, run_id, task, name, parts, private"
 
 
@@ -39,7 +41,7 @@ class PostgresCache(PostgresBase):
         def work(db: Session) -> CacheLock | None:
             alone(db, Alone.KEYS)
             check_epoch(db, lock.run, lock.epoch)
-            holder = _holder(db, lock.key)
+            holder = _holder(db, lock.key, _KEPT)
             if holder is None or (holder.run, holder.step) == (lock.run, lock.step):
                 db.do(SQL["drop_key_locks"], (lock.key,))
                 db.do(SQL["put_lock"], (*lock, 1))
@@ -59,7 +61,7 @@ class PostgresCache(PostgresBase):
         self._notify()
 
     def key_holder(self, key: bytes) -> CacheLock | None:
-        return self._reader.read(lambda db: _holder(db, key))
+        return self._reader.read(lambda db: _holder(db, key, _LIVE))
 
     # -- logs
     def add_logs(self, rows: Sequence[LogRow]) -> None:
@@ -71,18 +73,18 @@ class PostgresCache(PostgresBase):
         return [(row[0], LogRow(*row[1:])) for row in rows]
 
 
-def _holder(db: Session, key: bytes) -> CacheLock | None:
-    return next(_live(db, db.all(SQL["key_locks"], (key,))), None)
+def _holder(db: Session, key: bytes, owned: bytes) -> CacheLock | None:
+    return next(_live(db, db.all(SQL["key_locks"], (key,)), owned), None)
 
 
 def _inner(db: Session, key: bytes) -> list[bytes]:
-    return [lock.key for lock in _live(db, db.all(SQL["inner_locks"], (key,)))]
+    return [lock.key for lock in _live(db, db.all(SQL["inner_locks"], (key,)), _KEPT)]
 
 
-def _live(db: Session, rows: Sequence[Row]) -> Iterator[CacheLock]:
+def _live(db: Session, rows: Sequence[Row], owned: bytes) -> Iterator[CacheLock]:
     """The locks among `rows` whose runs are owned by the same claim as when they were taken."""
     for lock in map(CacheLock._make, rows):
-        if db.one(SQL["claim_is_live"], (lock.run, lock.epoch)) is not None:
+        if db.one(owned, (lock.run, lock.epoch)) is not None:
             yield lock
 
 
