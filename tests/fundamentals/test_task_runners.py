@@ -536,6 +536,11 @@ def test_a_cached_result_is_the_same_wherever_it_was_computed() -> None:
 # -- processes of a program
 
 
+def _interruptible() -> None:
+    """Ctrl-C ends a program also where these tests were started in the background of a shell, which ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Program:
     """`tests/fundamentals/process_script.py` in a folder of its own, in a process group of its own."""
 
@@ -553,6 +558,7 @@ class Program:
             stderr=subprocess.PIPE,
             text=True,
             process_group=0,
+            preexec_fn=_interruptible,  # noqa: PLW1509 - it only sets a signal
         )
 
     def resumed(self) -> dict[str, Any]:
