@@ -16,7 +16,7 @@ CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2
 	{ echo "agentflow needs Python 3.11 or newer: name one, as in  make PYTHON=python3.12" >&2; exit 1; }
 NODE := .bootstrap/node/node_modules/.bin
 
-.PHONY: demo test test-services test-dask test-ray test-browser test-inspector test-all test-lowest bench nightly
+.PHONY: demo test test-services test-dask test-ray test-browser test-inspector test-all test-lowest test-versions bench nightly
 .PHONY: check lint contracts types format constraints package clean .venv
 
 demo: $(VENV)/.ready-to-run
@@ -48,6 +48,11 @@ test-lowest: $(UV)
 	$(UV) venv --quiet --clear --python $(INTERPRETER) .bootstrap/lowest
 	$(UV) pip install --quiet --python .bootstrap/lowest/bin/python --resolution lowest-direct -e . --group dev
 	.bootstrap/lowest/bin/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+# The core suite on every interpreter that is here, and with the oldest dependencies: half an hour.
+test-versions: test test-lowest
+	for version in 3.12 3.13; do \
+		$(MAKE) test PYTHON=python$$version VENV=.bootstrap/python$$version || exit 1; done
 
 bench: $(VENV)/.ready-to-develop
 	$(PYTEST) -m bench -s
