@@ -1,8 +1,10 @@
 """`agentflow task serve`, and tasks in the background of `agentflow serve`: asked for here, run elsewhere."""
 
+import select
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,17 @@ def program(shell: Shell, *arguments: str) -> str:
     return ran.stdout.strip()
 
 
+def until_recorded(shell: Shell, run_id: str, name: str, count: int) -> None:
+    """Wait until so many steps of that name are in the journal: what has run is recorded a moment later."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        steps = shell.look("runs", "show", run_id, "--json").json()["steps"]
+        if sum(step["name"] == name and step["event"] == "completed" for step in steps) >= count:
+            return
+        assert time.monotonic() < deadline
+        select.select([], [], [], 0.01)
+
+
 @pytest.mark.parametrize("command", [["task", "serve", str(TASKS)], ["serve", str(TASKS), "--port", "0"]])
 def test_a_killed_server_leaves_its_runs_to_the_next_one(shell: Shell, command: list[str]) -> None:
     """Kill -9 in the middle of a task: the next server finishes its run, and no finished step runs twice."""
@@ -35,6 +48,7 @@ def test_a_killed_server_leaves_its_runs_to_the_next_one(shell: Shell, command: 
     assert shell.look("runs", "show", run_id, "--json").json()["state"] == "PENDING"
     server = shell.start(*command)
     shell.until_world("part 1", server)
+    until_recorded(shell, run_id, "part", 2)
     server.kill()
     ended(server)
     shell.open_the_gate()
