@@ -287,7 +287,8 @@ class Worker(ABC):
         admission = Admission(self.journal, self._under_way)
         # there may be many thousands in the background: while some are known, nobody looks for more
         known = self.background.keys() if self._backlog else ()
-        started = [run.id for run in self._due_runs(known) if self._take_up(run, admission)]
+        due = (run for run in self._due_runs(known) if not self._is_set_aside(run))
+        started = [run.id for run in due if self._take_up(run, admission)]
         while self._backlog and self.has_room() and not self._is_full():
             run = self._backlog.popleft()
             started += [run.id] if self._take_up(run, admission) else []
@@ -306,15 +307,19 @@ class Worker(ABC):
                 return
             after = page[-1].number
 
+    def _is_set_aside(self, run: Run) -> bool:
+        """Whether a run in the background has to wait: for a place, or behind others that do. Some are remembered."""
+        if run.flow not in self.background or not (self._backlog or self._is_full()):
+            return False
+        if len(self._backlog) < _BACKLOG:
+            self._backlog.append(run)
+        return True
+
     def _take_up(self, run: Run, admission: Admission) -> bool:
         if not self.serves(run.flow):
             self._settle(run)
             return False
         found = self.flow_of(run)
-        if found.name in self.background and self._is_full():
-            if len(self._backlog) < _BACKLOG:
-                self._backlog.append(run)
-            return False
         resting = self.options.clock() < self._rests.get(run.id, _Rest()).until
         return (
             not self._stopping
