@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from agentflow.errors import JournalUnavailable
+from agentflow.errors import JournalOpenError, JournalUnavailable
 from agentflow.journal.postgres import PostgresJournal
 from agentflow.model.runs import Run
 from agentflow.model.states import StateType
@@ -165,4 +165,22 @@ def test_a_server_that_stays_away_stops_the_run(server: PostgresServer) -> None:
     journal.append(run.number, run.epoch, [row(run, 1)])
     journal.append(run.number, run.epoch, [row(run, 2)])
     assert [found.id & 0xFF for found in journal.steps(run.number)] == [1, 2]
+    journal.close()
+
+
+def test_a_server_that_goes_away_while_all_rows_are_read(server: PostgresServer) -> None:
+    """No driver's error reaches who exports or checks, and a server that is away is not taken for a broken journal."""
+    journal = PostgresJournal(server.url(), KEY, patience=0.3)
+    journal.create_run(new("run"))
+    rows = journal.dump()
+    assert next(rows)[0] == "run"
+    server.stop("immediate")
+    with pytest.raises(JournalUnavailable, match="mend that"):
+        list(rows)
+    for attempt in (lambda: list(journal.dump()), journal.faults):
+        with pytest.raises(JournalOpenError, match="see that the server runs there"):
+            attempt()
+    server.start()
+    assert journal.faults() == []
+    assert [row["id"] for table, row in journal.dump() if table == "run"] == ["run"]
     journal.close()

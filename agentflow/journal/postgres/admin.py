@@ -11,7 +11,7 @@ import psycopg
 from agentflow.journal import rules
 from agentflow.journal.postgres.address import Address
 from agentflow.journal.postgres.base import PostgresBase
-from agentflow.journal.postgres.connections import Session
+from agentflow.journal.postgres.connections import Session, failed
 from agentflow.journal.postgres.statements import translated
 from agentflow.journal.protocol.admin import TABLES, TableRow
 
@@ -42,24 +42,34 @@ class PostgresAdmin(PostgresBase):
 
     def faults(self) -> list[str]:
         try:
-            for _ in self.dump():
+            for _ in self._rows():
                 pass
         except psycopg.Error as error:
             return [str(error.diag.message_primary or error)]
         return []
 
     def dump(self) -> Iterator[TableRow]:
-        with closing(Address(self.address).dial(_PATIENCE)) as connection:
+        try:
+            yield from self._rows()
+        except psycopg.Error as error:
+            raise failed(error) from error
+
+    def _rows(self) -> Iterator[TableRow]:
+        address = Address(self.address)
+        try:
+            dialled = address.dial(_PATIENCE)
+        except psycopg.Error as error:
+            raise address.refusal(error) from None
+        cursor = cast("Any", dialled).cursor("dump", binary=True)
+        cursor.itersize = _AT_ONCE
+        with closing(cursor), closing(dialled) as connection:  # a cursor can be closed once its connection is
             connection.execute(b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             for table in TABLES:
                 columns = [name for (name,) in connection.execute(_COLUMNS, (table,))]
-                cursor = cast("Any", connection).cursor(f"dump_{table}", binary=True)
-                cursor.itersize = _AT_ONCE
                 cursor.execute(f"SELECT * FROM {table} ORDER BY 1".encode())  # noqa: S608 - our names
                 for row in cursor:
                     found = dict(zip(columns, row, strict=True))
                     yield table, {name: value for name, value in found.items() if name not in _OWN}
-                cursor.close()
 
     def load(self, rows: Callable[[], Iterable[TableRow]]) -> int:
         def work(db: Session) -> int:
