@@ -9,7 +9,7 @@ from typing import Any
 from agentflow.engine.active import Options
 from agentflow.engine.runtime import running_loop
 from agentflow.errors import DefinitionError
-from agentflow.flows import Flow, default_options
+from agentflow.flows import Flow
 from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Journal
 from agentflow.shells import mark_worker
@@ -56,14 +56,9 @@ def serve(
         {},
         tasks=tasks,
         limit=limit,
-        options=options or _options(),
+        options=options,
     )
     return serve_on_loop(worker) if running_loop() is not None else serve_until_stopped(worker)
-
-
-def _options() -> Options:
-    options = default_options()
-    return default_options(options.settings.suspend_after)
 
 
 def serve_until_stopped(worker: InlineWorker) -> None:
