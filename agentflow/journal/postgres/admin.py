@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Any, cast
 
 import psycopg
@@ -60,12 +60,14 @@ class PostgresAdmin(PostgresBase):
             dialled = address.dial(_PATIENCE)
         except psycopg.Error as error:
             raise address.refusal(error) from None
-        cursor = cast("Any", dialled).cursor("dump", binary=True)
-        cursor.itersize = _AT_ONCE
-        with closing(cursor), closing(dialled) as connection:  # a cursor can be closed once its connection is
+        # In this order, for a cursor can always be closed once its connection is.
+        with ExitStack() as cursors, closing(dialled) as connection:
             connection.execute(b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             for table in TABLES:
                 columns = [name for (name,) in connection.execute(_COLUMNS, (table,))]
+                # A cursor for each table: psycopg 3.3.0 goes on at the old position when one is executed again.
+                cursor = cursors.enter_context(closing(cast("Any", connection).cursor(table, binary=True)))
+                cursor.itersize = _AT_ONCE
                 cursor.execute(f"SELECT * FROM {table} ORDER BY 1".encode())  # noqa: S608 - our names
                 for row in cursor:
                     found = dict(zip(columns, row, strict=True))
