@@ -50,6 +50,13 @@ def default_options(suspend_after: float | None = None) -> Options:
     return Options(settings=Settings.from_environment(), gate=DEFAULT_GATE, suspend_after=suspend_after)
 
 
+def leaving(options: Options) -> Options:
+    """The same for runs whose results nobody in this process waits for: while they wait, they leave memory."""
+    if options.suspend_after is not None:
+        return options
+    return replace(options, suspend_after=options.settings.suspend_after)
+
+
 def code_of(flow: RunnableFlow) -> str:
     """The fingerprint of a flow's code as it is now."""
     return fingerprint(flow.fn)

@@ -10,6 +10,9 @@ from typing import Any, get_type_hints
 
 from agentflow.errors import UsageError
 
+DAY = 86_400.0
+"""Seconds of a day."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -35,7 +38,7 @@ class Settings:
     #: Whether values that only pickle can store are allowed (signed with the installation's key).
     allow_pickle: bool = True
     #: Seconds for which an approval can be given; 0 = for ever.
-    approval_expires: float = 7 * 86_400.0
+    approval_expires: float = 7 * DAY
     #: Days after which a server removes the payloads and logs of runs that have ended; 0 = never.
     retention_days: float = 30.0
     #: Seconds that a process which is told to end (SIGTERM) gives to the steps that have begun.

@@ -21,7 +21,7 @@ from agentflow.errors import UsageError
 from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Pruned
 from agentflow.journal.protocol.admin import AdminVerbs, TableRow
-from agentflow.settings import Settings
+from agentflow.settings import DAY, Settings
 from agentflow.version import VERSION
 
 app = App(
@@ -30,7 +30,6 @@ app = App(
 )
 
 _FORMAT = 1
-_DAY = 86_400.0
 _BYTES = "$b"
 
 
@@ -76,7 +75,8 @@ def check(*, json: Flag = False) -> int:
         say(f"{journal.url} is not whole: stop what uses it, and put a copy of it back")
     else:
         print_line(f"journal     {journal.url}, schema {facts['schema']}")
-        print_line(f"size        {_size(facts['bytes'])}, of which {_size(facts['free_bytes'])} free")
+        free = f", of which {_size(facts['free_bytes'])} free" if "free_bytes" in facts else ""
+        print_line(f"size        {_size(facts['bytes'])}{free}")
         for table, count in facts["rows"].items():
             print_line(f"{table:<18}{count:>12,}")
         say("the journal is whole")
@@ -105,7 +105,7 @@ def prune(
             "say after how many days: --older-than 30 (AGENTFLOW_RETENTION_DAYS=0 removes nothing by itself)"
         )
         raise UsageError(message)
-    journal, before = open_journal(), time.time() - days * _DAY
+    journal, before = open_journal(), time.time() - days * DAY
     total, after = Pruned(), 0
     while True:
         done = journal.prune_runs(before, after=after, dry_run=dry_run)

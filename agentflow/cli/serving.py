@@ -12,7 +12,6 @@ from agentflow.background import PREFIX
 from agentflow.callables import entrypoint_of
 from agentflow.cli.output import COMPLETED, print_line, say
 from agentflow.errors import UsageError
-from agentflow.flows import default_options
 from agentflow.journal.opening import open_journal
 from agentflow.loading import find_tasks, flows_in, load_flows, load_module, split_target, tasks_in
 from agentflow.mcp.install import install as install_server
@@ -132,7 +131,6 @@ def _worker(files: tuple[str, ...], *, isolate: bool = False, with_tasks: bool =
         flows,
         tasks=tasks,
         limit=settings.max_workers,
-        options=default_options(settings.suspend_after),
         on_error=say,
     )
 

@@ -6,7 +6,6 @@ from cyclopts import App
 
 from agentflow.cli.output import COMPLETED, say
 from agentflow.errors import UsageError
-from agentflow.flows import default_options
 from agentflow.journal.opening import open_journal
 from agentflow.loading import load_tasks
 from agentflow.settings import Settings
@@ -37,10 +36,7 @@ def serve(*files: str, limit: int = 10) -> int:
         message = "name at least one file with tasks: agentflow task serve FILE.py"
         raise UsageError(message)
     journal = open_journal(settings)
-    options = default_options(settings.suspend_after)
-    worker = InlineWorker(
-        journal, {}, tasks=tasks.values(), limit=limit or None, options=options, on_error=say
-    )
+    worker = InlineWorker(journal, {}, tasks=tasks.values(), limit=limit or None, on_error=say)
     say(f"tasks    {', '.join(sorted(tasks))}")
     say(f"journal  {journal.url}")
     serve_until_stopped(worker)

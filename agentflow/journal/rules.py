@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from agentflow.errors import (
@@ -14,9 +12,7 @@ from agentflow.errors import (
     Fenced,
     RunOwnedError,
     RunStateError,
-    UsageError,
 )
-from agentflow.journal.protocol.admin import TableRow
 from agentflow.journal.protocol.retention import Pruned
 from agentflow.model.runs import Origin, Run
 from agentflow.model.states import StateType, is_legal
@@ -111,32 +107,6 @@ def and_pruned(done: Pruned, sizes: Iterable[tuple[int, int]], lines: int) -> Pr
     return Pruned(
         done.runs + 1, done.values + sum(counts), done.size + sum(bytes_), done.lines + lines, done.last
     )
-
-
-def check_emptiness(is_empty: bool, where: str) -> None:  # noqa: FBT001 - what is checked
-    """Refuse to carry rows into a journal that has some."""
-    if not is_empty:
-        message = f"{where} is not empty; import into a new journal (another AGENTFLOW_HOME or AGENTFLOW_DATABASE_URL)"
-        raise UsageError(message)
-
-
-def batches(
-    rows: Iterable[TableRow], known: Mapping[str, AbstractSet[str]], most: int
-) -> Iterator[tuple[str, tuple[str, ...], list[tuple[Any, ...]]]]:
-    """Rows of the same table and columns together, in their order. `known`: the columns of each table.
-
-    Raises `UsageError` for a table or a column that there is not.
-    """
-    for (table, columns), group in itertools.groupby(rows, key=lambda row: (row[0], tuple(row[1]))):
-        unknown = [name for name in columns if name not in known.get(table, ())]
-        if unknown or table not in known:
-            message = (
-                f"this version knows no {table}.{unknown[0] if unknown else '*'}; upgrade agentflow first"
-            )
-            raise UsageError(message)
-        values = (tuple(row.values()) for _, row in group)
-        while batch := list(itertools.islice(values, most)):
-            yield table, columns, batch
 
 
 def being_run(run: Run) -> RunStateError:

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
+from agentflow.beginning import leaving
 from agentflow.engine import termination
 from agentflow.engine.logs import keep_prints
 from agentflow.errors import AgentflowError, Unwinding
@@ -27,8 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     run_id, entrypoint = arguments
     _watch_worker()
     keep_prints()
-    options = default_options()
-    options = default_options(options.settings.suspend_after)
+    options = leaving(default_options())
     journal = open_journal(options.settings)
     run = journal.get_run(run_id)
     try:

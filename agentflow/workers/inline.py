@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
 from agentflow.background import background_flow
+from agentflow.beginning import leaving
 from agentflow.engine.active import ActiveRun, Options
 from agentflow.engine.flow_run import run_blocking
 from agentflow.engine.forks import Cut, cut_at
@@ -37,12 +38,13 @@ from agentflow.journal.protocol import Journal
 from agentflow.model.runs import CRASHES_LIMIT, NewRun, Origin, Run
 from agentflow.model.states import StateType
 from agentflow.model.waits import PERSON_KINDS
+from agentflow.settings import DAY
 from agentflow.tasks import Task
 from agentflow.workers.admission import Admission
 
 #: Seconds before the third life in a row that got nowhere, and at the most.
 _SHORTEST_REST, _LONGEST_REST = 0.5, 60.0
-_HOUR, _DAY = 3600.0, 86_400.0
+_HOUR = 3600.0
 #: How many runs that are due, or old, are read at once.
 _PAGE = 100
 #: Seconds for a thread to notice that its run is over.
@@ -85,9 +87,7 @@ class Worker(ABC):
         self.background = {made.name: made for made in map(background_flow, tasks)}
         self.background = {name: made for name, made in self.background.items() if name not in self.flows}
         self._limit = limit
-        self.options = options or default_options()
-        if self.options.suspend_after is None:
-            self.options = default_options(self.options.settings.suspend_after)
+        self.options = leaving(options or default_options())
         self._on_error = on_error
         self._threads: dict[str, threading.Thread] = {}
         #: The flows of the runs that are under way, by name.
@@ -279,7 +279,7 @@ class Worker(ABC):
         days, now = self.options.settings.retention_days, self.options.clock()
         if days <= 0 or now < self._pruning.at:
             return
-        last = self.journal.prune_runs(now - days * _DAY, after=self._pruning.after, limit=_PAGE).last
+        last = self.journal.prune_runs(now - days * DAY, after=self._pruning.after, limit=_PAGE).last
         self._pruning = _Pruning(now if last else now + _HOUR, last)
 
     def recover(self) -> list[str]:

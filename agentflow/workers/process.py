@@ -149,7 +149,7 @@ class Child:
             start_new_session=True,  # a terminal's Ctrl-C is for this process, which tells it
         )
         self.pid = self._process.pid
-        self._pressed = 0
+        self._pressed = False
         self._reader = threading.Thread(target=self._read, name="agentflow-output", daemon=True)
         self._reader.start()
 
@@ -172,7 +172,7 @@ class Child:
         if passed >= grace:
             self.kill()
         elif passed >= grace - last_words and not self._pressed:
-            self._pressed = 1
+            self._pressed = True
             self.send(signal.SIGTERM)
 
     def send(self, number: signal.Signals) -> None:

@@ -55,6 +55,12 @@ def test_a_run_is_killed_waits_is_signed_and_goes_on_in_other_processes(shared: 
     assert ends == ["crashed", "suspended", "suspended", "completed"]
 
 
+def test_a_check_says_nothing_of_free_space_where_nobody_knows_it(shared: Shell) -> None:
+    """A PostgreSQL server keeps that to itself."""
+    checked = shared("db", "check")
+    assert (checked.code, "size" in checked.out, "free" in checked.out) == (0, True, False)
+
+
 def test_doctor_shows_the_journal_without_its_password(shared: Shell, postgres: PostgresServer) -> None:
     """And what is wrong with an address is one line, with exit code 2."""
     url = shared.environment["AGENTFLOW_DATABASE_URL"].replace("postgres@", "postgres:horse-battery@")

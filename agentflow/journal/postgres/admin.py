@@ -8,10 +8,10 @@ from typing import Any, cast
 
 import psycopg
 
-from agentflow.journal import rules
+from agentflow.journal import moving
 from agentflow.journal.postgres.address import Address
 from agentflow.journal.postgres.base import PostgresBase
-from agentflow.journal.postgres.connections import Session, failed
+from agentflow.journal.postgres.connections import Session, is_cut_off, unreadable
 from agentflow.journal.postgres.statements import translated
 from agentflow.journal.protocol.admin import TABLES, TableRow
 
@@ -36,7 +36,7 @@ class PostgresAdmin(PostgresBase):
                 for table in TABLES
             ]
             schema = int(db.value(b"SELECT max(number) FROM migration"))
-            return {"schema": schema, "bytes": sum(sizes), "free_bytes": 0, "rows": counts}
+            return {"schema": schema, "bytes": sum(sizes), "rows": counts}
 
         return self._reader.read(look)
 
@@ -45,6 +45,8 @@ class PostgresAdmin(PostgresBase):
             for _ in self._rows():
                 pass
         except psycopg.Error as error:
+            if is_cut_off(error):
+                raise unreadable(error) from error
             return [str(error.diag.message_primary or error)]
         return []
 
@@ -52,7 +54,7 @@ class PostgresAdmin(PostgresBase):
         try:
             yield from self._rows()
         except psycopg.Error as error:
-            raise failed(error) from error
+            raise unreadable(error) from error
 
     def _rows(self) -> Iterator[TableRow]:
         address = Address(self.address)
@@ -75,10 +77,10 @@ class PostgresAdmin(PostgresBase):
 
     def load(self, rows: Callable[[], Iterable[TableRow]]) -> int:
         def work(db: Session) -> int:
-            rules.check_emptiness(db.one(b"SELECT 1 FROM run LIMIT 1") is None, self.url)
+            moving.check_emptiness(db.one(b"SELECT 1 FROM run LIMIT 1") is None, self.url)
             known = {table: {name for (name,) in db.all(_COLUMNS, (table,))} - _OWN for table in TABLES}
             count = 0
-            for table, columns, batch in rules.batches(rows(), known, _AT_ONCE):
+            for table, columns, batch in moving.batches(rows(), known, _AT_ONCE):
                 names, marks = ", ".join(f'"{name}"' for name in columns), ", ".join("?" * len(columns))
                 db.each(
                     translated(f"INSERT INTO {table} ({names}) OVERRIDING SYSTEM VALUE VALUES ({marks})"),  # noqa: S608 - checked names

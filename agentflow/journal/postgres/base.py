@@ -175,6 +175,11 @@ def locked_run(db: Session, run_id: str) -> tuple[Run, bool]:
     return run_from(row), bool(row[-1])
 
 
+def changes(db: Session) -> Callable[[str, Sequence[Any]], int]:
+    """What executes a named statement and counts the rows that it changed."""
+    return lambda name, values: db.do(SQL[name], values)
+
+
 def check_epoch(db: Session, number: int, epoch: int) -> None:
     """Refuse a write of a stale owner; there will be no other owner before the transaction ends."""
     row = db.one(SQL["epoch_locked"], (number,))

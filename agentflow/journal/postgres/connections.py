@@ -122,10 +122,7 @@ class Session:
 
         Where it is not the server that refuses (`sqlstate`), and not our own values, the reply was lost.
         """
-        no_reply = (
-            isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)) and error.sqlstate is None
-        )
-        return self.connection.closed or no_reply or isinstance(error, _GONE)
+        return self.connection.closed or is_cut_off(error)
 
     def close(self) -> None:
         """Hang up."""
@@ -226,6 +223,21 @@ class Line:
         self.lock = threading.Lock()
         _inherited.append(self._session)
         self._session = None
+
+
+def is_cut_off(error: BaseException) -> bool:
+    """Whether it is the connection, or the server as a whole, that failed: it refused nothing, the reply was lost."""
+    if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)) and error.sqlstate is None:
+        return True
+    return isinstance(error, _GONE)
+
+
+def unreadable(error: psycopg.Error) -> JournalUnavailable:
+    """What it is called when all of the journal was to be read, and was not."""
+    reason = error.diag.message_primary or str(error)
+    return JournalUnavailable(
+        f"the journal could not be read ({reason}); see that its server runs, and try again"
+    )
 
 
 def failed(error: psycopg.Error) -> BaseException:

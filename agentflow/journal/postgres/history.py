@@ -8,7 +8,8 @@ from agentflow.journal import rules
 from agentflow.journal.postgres.base import PostgresBase, locked_run
 from agentflow.journal.postgres.connections import Session
 from agentflow.journal.postgres.statements import SQL
-from agentflow.journal.rows import first_life, life_from, new_run_values, run_from
+from agentflow.journal.rows import new_run_values, run_from
+from agentflow.journal.sql.lives import lives_of
 from agentflow.model.lives import Fork, Life
 from agentflow.model.runs import NewRun, Origin, Run
 from agentflow.model.states import StateType
@@ -19,12 +20,8 @@ class PostgresHistory(PostgresBase):
     """See `agentflow.journal.protocol.history.HistoryVerbs`."""
 
     def lives(self, number: int) -> list[Life]:
-        lives = [life_from(row) for row in self._all(SQL["lives"], (number,))]
-        if not lives or lives[0].number > 1:
-            row = self._one(b"SELECT * FROM run WHERE number = $1", (number,))
-            if row is not None and row[15]:
-                lives.insert(0, first_life(run_from(row)))
-        return lives
+        run = b"SELECT * FROM run WHERE number = $1"
+        return lives_of(self._all(SQL["lives"], (number,)), lambda: self._one(run, (number,)))
 
     def reopen_run(
         self, number: int, epoch: int, rows: Sequence[StepRow] = (), *, origin: Origin | None = None

@@ -7,13 +7,14 @@ from typing import Any
 
 from agentflow.errors import RunFinishedError, RunOwnedError
 from agentflow.journal import rules
-from agentflow.journal.postgres.base import PostgresBase, check_epoch, locked_run
+from agentflow.journal.postgres.base import PostgresBase, changes, check_epoch, locked_run
 from agentflow.journal.postgres.cache import forget_run
 from agentflow.journal.postgres.connections import Session
 from agentflow.journal.postgres.statements import SQL
 from agentflow.journal.protocol import RunFilter
 from agentflow.journal.rows import new_run, new_run_values, run_from
 from agentflow.journal.sql.filters import runs_wanted
+from agentflow.journal.sql.lives import end_life
 from agentflow.model.lives import LifeEnd, end_of
 from agentflow.model.runs import NewRun, Origin, Run
 from agentflow.model.states import StateType
@@ -69,7 +70,7 @@ class PostgresRuns(PostgresBase):
             now = self._now(db)
             lost = LifeEnd.TAKEN_OVER if held else LifeEnd.CRASHED
             asked = "" if origin is None else origin.value
-            _end_life(db, run.number, run.epoch, run.owner, now, lost)
+            end_life(changes(db), run.number, run.epoch, run.owner, now, lost)
             with db.in_one_go():
                 db.do(SQL["claim_run"], (self.owner, now, crashed, run.number, int(start)))
                 db.do(SQL["keep_run"], (keeper, run.number))
@@ -98,7 +99,7 @@ class PostgresRuns(PostgresBase):
                 end = end_of(StateType(state))
                 forget_run(db, run.number)
             db.do(SQL["let_go_of_run"], (run.number, run.epoch, self._keeper.number))
-            _end_life(db, run.number, run.epoch, self.owner, now, end)
+            end_life(changes(db), run.number, run.epoch, self.owner, now, end)
 
         self._commit(work)
         self._notify()
@@ -131,7 +132,7 @@ class PostgresRuns(PostgresBase):
                 if stored.is_final:
                     forget_run(db, number)
             if release or stored.is_final:
-                _end_life(db, number, epoch, self.owner, now, end_of(stored), why, account)
+                end_life(changes(db), number, epoch, self.owner, now, end_of(stored), why, account)
 
         self._commit(work, durable=durable or release)
         self._notify()
@@ -198,19 +199,3 @@ def _is_over(db: Session, run: Run) -> bool:
 def _is_undone(db: Session, number: int) -> bool:
     span: tuple[Any, ...] = (number << SEQUENCE_BITS, (number + 1) << SEQUENCE_BITS)
     return rules.is_undone(StepRow(*row) for row in db.all(SQL["transactions"], span))
-
-
-def _end_life(
-    db: Session,
-    number: int,
-    epoch: int,
-    owner: str,
-    now: float,
-    end: LifeEnd,
-    message: str = "",
-    account: bytes | None = None,
-) -> None:
-    """A first life gets its row at its end, and none if it completed its run: the run's row says all of it then."""
-    changed = db.do(SQL["end_life"], (now, end.value, message, account, number, epoch))
-    if epoch == 1 and not changed and (end is not LifeEnd.COMPLETED or account is not None):
-        db.do(SQL["keep_first_life"], (number, owner, now, end.value, message, account))

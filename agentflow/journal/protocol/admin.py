@@ -21,11 +21,14 @@ class AdminVerbs(Protocol):
     key: bytes
 
     def facts(self) -> dict[str, Any]:
-        """Its schema's number, its size in bytes, and how many rows of each kind it has."""
+        """Its schema's number, its size in bytes, and how many rows of each kind it has.
+
+        And how many of the bytes are free, where that is known: ``free_bytes``.
+        """
         ...
 
     def faults(self) -> list[str]:
-        """What is broken in it, in words; empty where it is whole."""
+        """What is broken in it, in words; empty where it is whole. Raises `JournalUnavailable` if it cannot be read."""
         ...
 
     def dump(self) -> Iterator[TableRow]:

@@ -7,8 +7,7 @@ from typing import Any
 
 import apsw
 
-from agentflow.journal import rules
-from agentflow.journal.commits import connect
+from agentflow.journal import moving
 from agentflow.journal.protocol.admin import TABLES, TableRow
 from agentflow.journal.sqlite.base import SqliteBase, unreadable
 
@@ -29,7 +28,7 @@ class SqliteAdmin(SqliteBase):
         return {"schema": schema, "bytes": pages * size, "free_bytes": free * size, "rows": counts}
 
     def faults(self) -> list[str]:
-        db, found = connect(self.path), list[str]()
+        db, found = self._connect(), list[str]()
         try:
             found += [str(line) for (line,) in db.execute("PRAGMA integrity_check(20)")]
         except apsw.Error as error:
@@ -39,7 +38,7 @@ class SqliteAdmin(SqliteBase):
         return [] if found == ["ok"] else found
 
     def dump(self) -> Iterator[TableRow]:
-        db = connect(self.path)
+        db = self._connect()
         try:
             db.execute("BEGIN")
             for table in TABLES:
@@ -53,10 +52,10 @@ class SqliteAdmin(SqliteBase):
 
     def load(self, rows: Callable[[], Iterable[TableRow]]) -> int:
         def work(db: apsw.Connection) -> int:
-            rules.check_emptiness(db.execute("SELECT 1 FROM run LIMIT 1").get is None, self.url)
+            moving.check_emptiness(db.execute("SELECT 1 FROM run LIMIT 1").get is None, self.url)
             known = {table: {column for (column,) in db.execute(_COLUMNS, (table,))} for table in TABLES}
             count = 0
-            for table, columns, batch in rules.batches(rows(), known, _INSERTED_AT_ONCE):
+            for table, columns, batch in moving.batches(rows(), known, _INSERTED_AT_ONCE):
                 names, marks = ", ".join(f'"{name}"' for name in columns), ", ".join("?" * len(columns))
                 db.executemany(f"INSERT INTO {table} ({names}) VALUES ({marks})", batch)  # noqa: S608 - checked names
                 count += len(batch)

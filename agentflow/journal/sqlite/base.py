@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakSet
@@ -37,12 +36,12 @@ class SqliteBase:
     def __init__(
         self, path: Path, key: bytes, *, clock: Callable[[], float] = time.time, vfs: str = ""
     ) -> None:
-        self.key, self.path = key, path
+        self.key, self.path, self._vfs = key, path, vfs
         self.url = self.address = f"sqlite:///{path}"
         self.owner = f"{socket.gethostname()}:{os.getpid()}"
         self._clock = clock
         try:
-            self._open(vfs)
+            self._open()
         except (OSError, apsw.Error) as error:
             reason = str((isinstance(error, OSError) and error.strerror) or error)
             advice = "set AGENTFLOW_HOME to a folder you can write to"
@@ -51,13 +50,13 @@ class SqliteBase:
             message = f"cannot open the journal {path}: {reason}; {advice}"
             raise JournalOpenError(message) from error
         self._read_lock = threading.Lock()
-        self._checkpointer = Checkpointer(partial(connect, path, vfs))
+        self._checkpointer = Checkpointer(self._connect)
         self._pages = 0
         self._listeners: list[Callable[[], None]] = []
         self._closed = False
         _journals.add(self)
 
-    def _open(self, vfs: str) -> None:
+    def _open(self) -> None:
         path = self.path
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with ExitStack() as undo:
@@ -66,13 +65,16 @@ class SqliteBase:
             turnstile = Turnstile(path.with_name(path.name + "-turn"))
             undo.callback(turnstile.close)
             turnstile.enter()  # SQLite does not wait for another process that makes the same file a WAL database
-            writer = connect(path, vfs)
+            writer = self._connect()
             undo.callback(writer.close)
             migrate(writer, str(path))
-            self._reader = connect(path, vfs)
+            self._reader = self._connect()
             turnstile.leave()
             undo.pop_all()
         self._committer = Committer(writer, turnstile)
+
+    def _connect(self) -> apsw.Connection:
+        return connect(self.path, self._vfs)
 
     def version(self) -> int:
         with self._read_lock:
@@ -138,6 +140,16 @@ class SqliteBase:
 def unreadable(error: apsw.Error) -> JournalUnavailable:
     """What a read is called that failed."""
     return JournalUnavailable(f"the journal could not be read ({error}); look at it with: agentflow db check")
+
+
+def changes(db: apsw.Connection) -> Callable[[str, Sequence[Any]], int]:
+    """What executes a named statement and counts the rows that it changed."""
+
+    def change(name: str, values: Sequence[Any]) -> int:
+        db.execute(SQL[name], values)
+        return db.changes()
+
+    return change
 
 
 def check_epoch(db: apsw.Connection, number: int, epoch: int) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import apsw
 
 from agentflow.journal import rules
-from agentflow.journal.rows import first_life, life_from, new_run_values, run_from
+from agentflow.journal.rows import new_run_values, run_from
+from agentflow.journal.sql.lives import lives_of
 from agentflow.journal.sqlite.base import SQL, SqliteBase
 from agentflow.model.lives import Fork, Life
 from agentflow.model.runs import NewRun, Origin, Run
@@ -19,12 +20,8 @@ class SqliteHistory(SqliteBase):
     """See `agentflow.journal.protocol.history.HistoryVerbs`."""
 
     def lives(self, number: int) -> list[Life]:
-        lives = [life_from(row) for row in self._all(SQL["lives"], (number,))]
-        if not lives or lives[0].number > 1:
-            row = self._one("SELECT * FROM run WHERE number = ?", (number,))
-            if row is not None and row[15]:
-                lives.insert(0, first_life(run_from(row)))
-        return lives
+        run = "SELECT * FROM run WHERE number = ?"
+        return lives_of(self._all(SQL["lives"], (number,)), lambda: self._one(run, (number,)))
 
     def reopen_run(
         self, number: int, epoch: int, rows: Sequence[StepRow] = (), *, origin: Origin | None = None

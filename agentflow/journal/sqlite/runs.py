@@ -14,7 +14,8 @@ from agentflow.journal import rules
 from agentflow.journal.protocol import RunFilter
 from agentflow.journal.rows import new_run, new_run_values, run_from
 from agentflow.journal.sql.filters import runs_wanted
-from agentflow.journal.sqlite.base import SQL, SqliteBase
+from agentflow.journal.sql.lives import end_life
+from agentflow.journal.sqlite.base import SQL, SqliteBase, changes
 from agentflow.journal.sqlite.cache import forget_run
 from agentflow.model.lives import LifeEnd, end_of
 from agentflow.model.runs import NewRun, Origin, Run
@@ -73,7 +74,7 @@ class SqliteRuns(SqliteBase):
             crashed = 1 if run.state is StateType.RUNNING and run.owner else 0
             now = self._clock()
             lost = LifeEnd.TAKEN_OVER if held else LifeEnd.CRASHED
-            _end_life(db, run.number, run.epoch, run.owner, now, lost)
+            end_life(changes(db), run.number, run.epoch, run.owner, now, lost)
             db.execute(SQL["claim_run"], (self.owner, now, crashed, run.number, int(start)))
             asked = "" if origin is None else origin.value
             db.execute(SQL["begin_life"], (run.number, run.epoch + 1, now, self.owner, asked, fingerprint))
@@ -114,7 +115,7 @@ class SqliteRuns(SqliteBase):
             if StateType(state).is_final:
                 end = end_of(StateType(state))
                 forget_run(db, run.number)
-            _end_life(db, run.number, run.epoch, self.owner, now, end)
+            end_life(changes(db), run.number, run.epoch, self.owner, now, end)
 
         try:
             self._commit(work)
@@ -149,7 +150,7 @@ class SqliteRuns(SqliteBase):
             if stored.is_final:
                 forget_run(db, number)
             if release or stored.is_final:
-                _end_life(db, number, epoch, self.owner, now, end_of(stored), why, account)
+                end_life(changes(db), number, epoch, self.owner, now, end_of(stored), why, account)
 
         try:
             self._commit(work, durable=durable)
@@ -230,19 +231,3 @@ class SqliteRuns(SqliteBase):
 def _is_undone(db: apsw.Connection, number: int) -> bool:
     span = (number << SEQUENCE_BITS, (number + 1) << SEQUENCE_BITS)
     return rules.is_undone(StepRow(*row) for row in db.execute(SQL["transactions"], span))
-
-
-def _end_life(
-    db: apsw.Connection,
-    number: int,
-    epoch: int,
-    owner: str,
-    now: float,
-    end: LifeEnd,
-    message: str = "",
-    account: bytes | None = None,
-) -> None:
-    """A first life gets its row at its end, and none if it completed its run: the run's row says all of it then."""
-    db.execute(SQL["end_life"], (now, end.value, message, account, number, epoch))
-    if epoch == 1 and not db.changes() and (end is not LifeEnd.COMPLETED or account is not None):
-        db.execute(SQL["keep_first_life"], (number, owner, now, end.value, message, account))
