@@ -234,7 +234,7 @@ def is_cut_off(error: BaseException) -> bool:
 
 def unreadable(error: psycopg.Error) -> JournalUnavailable:
     """What it is called when all of the journal was to be read, and was not."""
-    reason = error.diag.message_primary or str(error)
+    reason = _reason(error)
     return JournalUnavailable(
         f"the journal could not be read ({reason}); see that its server runs, and try again"
     )
@@ -244,12 +244,17 @@ def failed(error: psycopg.Error) -> BaseException:
     """What a refused statement is called: what it would store is there already; or it cannot be done now."""
     if isinstance(error, errors.IntegrityError):
         return ValueError(f"the journal holds this already ({error.diag.message_primary})")
-    reason = error.diag.message_primary or str(error)
+    reason = _reason(error)
     if isinstance(error, errors.DiskFull):
         return JournalUnavailable(
             f"the disk of the journal's server is full ({reason}); free some space, then resume"
         )
     return JournalUnavailable(f"the journal could not be used ({reason}); mend that, then resume the run")
+
+
+def _reason(error: psycopg.Error) -> str:
+    """In one line."""
+    return error.diag.message_primary or str(error).partition("\n")[0]
 
 
 _inherited: list[Session | None] = []
