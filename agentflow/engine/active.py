@@ -249,6 +249,13 @@ class ActiveRun:
         if self.records is None:
             self.admit(frame)
 
+    def kept(self) -> Records:
+        """What is recorded, to be added to. Several threads may be the first to do so."""
+        with self.lock:
+            if self.records is None:
+                self.records = Records([], self.identify)
+            return self.records
+
     def close(self, frame: Frame) -> None:
         """Let nothing new begin in a transaction that is to be rolled back."""
         frame.closed = self.guarded = True

@@ -17,7 +17,7 @@ from agentflow.engine.handing_on import failure_detail, guilty_below, hand_on, r
 from agentflow.engine.hooks import running, task_run_of, tell
 from agentflow.engine.limits import commit_and_give_back, give_back_soon, take_for_tags
 from agentflow.engine.logs import run_log
-from agentflow.engine.records import Place, Record, Records, attempt_scope
+from agentflow.engine.records import Place, Record, attempt_scope
 from agentflow.engine.runtime import NO_EXTRAS, Extras, Overdue
 from agentflow.engine.staging import stage, stage_again, staged_note
 from agentflow.engine.step import LARGE, Call, body_frame, find, replay, run_body
@@ -233,11 +233,10 @@ async def _next_attempt(
 
 def hand_on_now(run: ActiveRun, frame: Frame, after: bytes, guilty: list[int], first: int) -> None:
     """Give the attempt of scope `after` what stays good of the one that has just failed in `frame`."""
-    if run.records is None:
-        run.records = Records([], run.identify)
-    run.records.standing = run.transactions.standing
-    run.records.take(run.journal.steps(run.number, first), frame.scope, frame.stable)
-    hand_on(run.records, frame.scope, after, frozenset(guilty))
+    records = run.kept()
+    records.standing = run.transactions.standing
+    records.take(run.journal.steps(run.number, first), frame.scope, frame.stable)
+    hand_on(records, frame.scope, after, frozenset(guilty))
 
 
 async def _complete(

@@ -30,8 +30,8 @@ class Frame:
     """
 
     # Defaults stand on the class: most frames never change them, and frames are made on the hot path.
-    _scope: bytes | None = None
-    _stable: bytes | None = None
+    #: What stands for this attempt, and for all of them; both become known at once, for threads share a frame.
+    _digests: tuple[bytes, bytes] | None = None
     _root: Frame | None = None
     _records: Scope | None = None
     #: The concurrent branch within the body; empty = the body's own code.
@@ -133,32 +133,30 @@ class Frame:
     def scope(self) -> bytes:
         """Digest that stands for this attempt of the step."""
         root = self._root or self
-        if root._scope is None:  # noqa: SLF001 - another frame of the same body
-            root._open()  # noqa: SLF001
-        return root._scope or ROOT  # noqa: SLF001
+        return (root._digests or root._open())[0]  # noqa: SLF001 - another frame of the same body
 
     @property
     def stable(self) -> bytes:
         """Digest that stands for the step over all attempts, its own and those around it."""
         root = self._root or self
-        if root._scope is None:  # noqa: SLF001 - another frame of the same body
-            root._open()  # noqa: SLF001
-        return root._stable or ROOT  # noqa: SLF001
+        return (root._digests or root._open())[1]  # noqa: SLF001 - another frame of the same body
 
     def stand_for(self, digest: bytes) -> None:
         """Let `digest` stand for this attempt and for all of them."""
-        self._scope = self._stable = digest
+        self._digests = digest, digest
 
-    def _open(self) -> None:
+    def _open(self) -> tuple[bytes, bytes]:
+        found = self._digests = self._identities()
+        return found
+
+    def _identities(self) -> tuple[bytes, bytes]:
         identify = self.run.identify
         if self.parent is None:
-            self._stable = ROOT
-            self._scope = attempt_scope(identify, ROOT, self.attempt)
-            return
+            return attempt_scope(identify, ROOT, self.attempt), ROOT
         around, around_stable = self.parent.scope, self.parent.stable
         identity = identify(around, self.place)
-        self._stable = identity if around == around_stable else identify(around_stable, self.place)
-        self._scope = attempt_scope(identify, identity, self.attempt)
+        stable = identity if around == around_stable else identify(around_stable, self.place)
+        return attempt_scope(identify, identity, self.attempt), stable
 
     def records(self) -> Scope | None:
         """What was recorded of this scope, if anything."""

@@ -24,7 +24,7 @@ from agentflow.engine.effects import (
 from agentflow.engine.handing_on import record_failure
 from agentflow.engine.hooks import running, tell
 from agentflow.engine.limits import commit_and_give_back, give_back_soon, take_for_tags
-from agentflow.engine.records import Place, Record, Records, Scope
+from agentflow.engine.records import Place, Record
 from agentflow.engine.returned import taken
 from agentflow.engine.runtime import DURABLY, Extras, Interrupted, Overdue
 from agentflow.engine.shielding import note_unwinding
@@ -178,11 +178,7 @@ async def _refuse(
 
 def _note(call: Call, row: StepRow) -> None:
     """Keep an effect's end for later attempts of the steps around it, in this life."""
-    run = call.run
-    if run.records is None:
-        run.records = Records([], run.identify)
-    scope = run.records.scopes.setdefault(row.scope, Scope())
-    scope.add(row).claimed = Record.DELIVERED
+    call.run.kept().scope(row.scope).add(row, Record.DELIVERED)
 
 
 async def _run_effect(call: Call, place: Place, permission: Permission, attempt: int, rt: Runtime) -> Any:

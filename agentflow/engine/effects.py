@@ -182,7 +182,7 @@ async def _unclaimed(call: Call, rt: Runtime) -> Record | None:
     for _ in range(_HOLD_LOOKS):
         others = [
             record
-            for record in records.index.values()
+            for record in list(records.index.values())  # other threads add to it
             if record.effect
             and record.name == call.policy.name
             and not record.claimed

@@ -104,7 +104,7 @@ def hand_on(
     effects = records.scopes.get(records.stable_of(before))
     cuts: dict[bytes, int] = {}
     for scope in (old, effects):
-        for record in scope.index.values() if scope is not None and guilty else ():
+        for record in list(scope.index.values()) if scope is not None and guilty else ():
             for sequence in guilty.intersection((record.seq, *record.failed_at)):
                 branch = record.place[1]
                 cuts[branch] = min(cuts.get(branch, sequence), sequence)
@@ -146,5 +146,5 @@ def _keep(records: Records, record: Record, after: bytes) -> None:
     """Let it be asked for again; of a transaction also what is in it, as its code runs again."""
     record.claimed, record.home = 0, after
     if record.is_transaction and record.identity in records.scopes:
-        for inner in records.scopes[record.identity].index.values():
+        for inner in list(records.scopes[record.identity].index.values()):
             _keep(records, inner, record.identity)

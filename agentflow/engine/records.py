@@ -149,25 +149,28 @@ class Scope:
         #: (key, branch) pairs that occur more than once.
         self.repeats: set[tuple[bytes, bytes]] = set()
 
-    def add(self, row: StepRow) -> Record:
-        """Fold a row into its record."""
+    def add(self, row: StepRow, claimed: int = 0) -> Record:
+        """Fold a row into its record, which is `claimed` then: nobody sees it otherwise."""
         place = row[5:8]
         record = self.index.get(place)
         if record is None:
-            record = self.index[place] = Record(row, place)
+            record = Record(row, place)
+            record.claimed = claimed
+            self.index[place] = record
             if row[7]:
                 self.repeats.add((row.key, row.branch))
             if row[9]:
                 self.effects.setdefault(row.branch, {})[row.effects] = place
         else:
             record.fold(row)
+            record.claimed = claimed or record.claimed
         return record
 
     def elsewhere(self, place: Place) -> Record | None:
         """The only unclaimed ended pure record of that key in another branch or occurrence."""
         found = [
             record
-            for record in self.index.values()
+            for record in list(self.index.values())  # other threads add to it
             if record.place[0] == place[0] and not record.claimed and not record.effect and record.end
         ]
         return found[0] if len(found) == 1 else None
@@ -305,10 +308,7 @@ class Records:
                 has_effects = True
                 continue
             scope = self.scope(row.scope)
-            is_new = row[5:8] not in scope.index
-            record = scope.add(row)
-            if is_new:
-                record.claimed = Record.DELIVERED
+            record = scope.add(row, 0 if row[5:8] in scope.index else Record.DELIVERED)
             if row.event == "started" and not record.identity:
                 record.identity = self.identify(row.scope, record.place)
                 self._open(record)
@@ -324,7 +324,7 @@ class Records:
 
         Every record of such a step: retries of the steps around it have one each.
         """
-        queue = [identity for identity, scope in self.scopes.items() if scope.effects]
+        queue = [identity for identity, scope in list(self.scopes.items()) if scope.effects]
         seen: set[bytes] = set()
         while queue:
             here = queue.pop()
@@ -369,11 +369,11 @@ class Records:
             return record.end and record.direct and (around is None or is_open(around))
 
         order: list[Record] = []
-        for identity, scope in self.scopes.items():
+        for identity, scope in list(self.scopes.items()):
             if is_live(identity):
-                order += [record for record in scope.index.values() if record.end]
+                order += [record for record in list(scope.index.values()) if record.end]
             else:
-                order += [record for record in scope.index.values() if is_wanted(identity, record)]
+                order += [record for record in list(scope.index.values()) if is_wanted(identity, record)]
         return order
 
     @cached_property
@@ -381,15 +381,15 @@ class Records:
         """Whether a transaction has begun and not ended."""
         return any(
             record.is_transaction and not record.end
-            for scope in self.scopes.values()
-            for record in scope.index.values()
+            for scope in list(self.scopes.values())
+            for record in list(scope.index.values())
         )
 
     def below(self, transaction: Record) -> Iterator[Record]:
         """What was recorded in a transaction, at any depth: not below others in it that have ended for themselves."""
-        for identity, scope in self.scopes.items():
+        for identity, scope in list(self.scopes.items()):
             if self._leads_to(identity, transaction):
-                yield from scope.index.values()
+                yield from list(scope.index.values())
 
     def _leads_to(self, scope: bytes, transaction: Record) -> bool:
         while True:
@@ -404,7 +404,7 @@ class Records:
 
     def unclaimed_effects(self) -> list[Record]:
         """Reachable side effects that this life has not asked for."""
-        if not any(scope.effects for scope in self.scopes.values()):
+        if not any(scope.effects for scope in list(self.scopes.values())):
             return []
         return [record for record in self.order if record.effect and not record.claimed]
 

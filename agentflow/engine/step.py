@@ -154,7 +154,7 @@ def recorded(call: Call, place: Place) -> Record | None:
             record = next(
                 (
                     other
-                    for other in scope.index.values()
+                    for other in list(scope.index.values())
                     if other.place[:2] == (key, branch)
                     and other.effects == call.effects
                     and not other.claimed

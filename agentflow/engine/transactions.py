@@ -66,13 +66,12 @@ class TransactionFrame(Frame):
                 count_effect(call, place)
                 self.counted = True
 
-    def _open(self) -> None:
+    def _identities(self) -> tuple[bytes, bytes]:
         run, record = self.run, self._record
         around, stable = self._call_frame.scope, self._call_frame.stable
         identity = run.identify(around if record is None else record.scope, self.place)
         base = run.identify(stable, self.place) if record is None or not record.stable else record.stable
-        self._scope = identity
-        self._stable = run.transactions.standing.enter(identity, base)
+        return identity, run.transactions.standing.enter(identity, base)
 
 
 class OpenTransaction:
