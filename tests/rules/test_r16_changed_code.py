@@ -429,7 +429,7 @@ def test_a_file_that_is_edited_between_two_processes(tmp_path: Path) -> None:
     resumed = command("runs", "resume", run["run_id"], "--json")
     assert (resumed.returncode, json.loads(resumed.stdout)["result"]) == (0, [1, 5, 3, "paid 7", "last"])
     assert [
-        line for line in resumed.stderr.splitlines() if line.split()[0] in ("read", "check", "pay", "last")
+        line for line in resumed.stderr.splitlines() if line.startswith(("read", "check", "pay", "last"))
     ] == [
         "check 5",
         "read 3",
