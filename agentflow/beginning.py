@@ -19,6 +19,7 @@ from agentflow.fingerprints import fingerprint
 from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Journal
 from agentflow.model.ids import new_id
+from agentflow.model.limits import RunLimits
 from agentflow.model.names import readable_name
 from agentflow.model.runs import NewRun, Origin
 from agentflow.model.states import StateType
@@ -36,8 +37,8 @@ class RunnableFlow(Protocol):
     policy: StepPolicy
     fn: Any
 
-    def limits(self, journal: Journal) -> tuple[str, ...]:
-        """The limits of which a run needs a slot while it is executed."""
+    def limits(self, journal: Journal) -> RunLimits:
+        """What limits a run."""
         ...
 
     def known(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,12 +120,11 @@ def begin(
     journal = journal or open_journal(options.settings)
     limits = flow.limits(journal)
     new = describe_run(flow, arguments, journal, options, origin)
-    run = journal.create_run(new, state=StateType.PENDING if limits else StateType.RUNNING, owned=True)
+    run = journal.create_run(new, state=StateType.PENDING if limits.names else StateType.RUNNING, owned=True)
     incomplete = is_incomplete(run.parameters)
     if incomplete:  # it must not leave memory: it could not come back
         options = replace(options, suspend_after=None)
-    active = ActiveRun(journal, run, options, rows=[])
-    active.limits = limits
+    active = ActiveRun(journal, run, options, rows=[], limits=limits)
     if incomplete:
         run_log(active, "not all arguments can be stored: if this process dies, the run cannot be resumed")
     return active

@@ -10,6 +10,7 @@ from typing import Any
 from agentflow.engine.active import ActiveRun, Options
 from agentflow.errors import NotResumableError
 from agentflow.journal.protocol import Journal
+from agentflow.model.limits import RunLimits
 from agentflow.model.runs import Origin
 from agentflow.model.states import StateType
 from agentflow.payloads.arguments import unstored_in
@@ -24,16 +25,18 @@ def claimed(
     *,
     take_over: bool = False,
     origin: Origin | None = None,
-    limits: tuple[str, ...] = (),
+    limits: RunLimits,
 ) -> tuple[ActiveRun, dict[str, Any]]:
     """A run, owned by this process, and its arguments; `code` is the fingerprint of the flow as it is now.
 
-    It runs; but with `limits`, of which it needs slots, it does not before it has them.
+    It runs; but where it needs slots of `limits`, not before it has them.
 
     Raises what `Journal.claim_run` raises, and `NotResumableError` for a run that had arguments which could not be
     stored: it ends as CRASHED, so that nobody tries again.
     """
-    run = journal.claim_run(run_id, take_over=take_over, fingerprint=code, origin=origin, start=not limits)
+    run = journal.claim_run(
+        run_id, take_over=take_over, fingerprint=code, origin=origin, start=not limits.names
+    )
     try:
         codec = Codec(journal.key, allow_pickle=options.settings.allow_pickle)
         arguments: dict[str, Any] = codec.decode(run.parameters)
@@ -47,8 +50,10 @@ def claimed(
         changed = not {code, ""}.issuperset({run.fingerprint, *(life.fingerprint for life in lives)})
         changed = changed or (fork is not None and fork.changed)
         with _no_collection():
-            active = ActiveRun(journal, run, options, rows=journal.steps(run.number), changed=changed)
-        active.fork, active.limits = fork, limits
+            active = ActiveRun(
+                journal, run, options, rows=journal.steps(run.number), limits=limits, changed=changed
+            )
+        active.fork = fork
     except BaseException:
         journal.release_run(run)
         raise

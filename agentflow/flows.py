@@ -50,7 +50,7 @@ from agentflow.flow_calls import (
 from agentflow.hooks import FLOW_HOOKS, FlowHooks, Hook, hooks_from
 from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Journal
-from agentflow.model.limits import ConcurrencyLimitConfig
+from agentflow.model.limits import ConcurrencyLimitConfig, RunLimits
 from agentflow.model.runs import NewRun, Origin
 from agentflow.model.states import State
 from agentflow.model.steps import StepKind
@@ -286,8 +286,8 @@ class Flow(Reruns, FlowHooks, Generic[P, R_co]):
         """A new run with these arguments, of this process."""
         return begin(self, arguments, journal, options, origin)
 
-    def limits(self, journal: Journal) -> tuple[str, ...]:
-        """The limits of which a run of this flow needs a slot while it is executed."""
+    def limits(self, journal: Journal) -> RunLimits:
+        """What limits a run of this flow."""
         return limits_of_run(journal, self.name, self.concurrency_limit)
 
     def _body(self, arguments: Mapping[str, Any]) -> Body:

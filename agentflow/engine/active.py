@@ -24,6 +24,7 @@ from agentflow.engine.records import Place, Records, identity
 from agentflow.engine.transaction_values import TransactionsOfALife
 from agentflow.errors import Cancelling, Fenced, Revoked, RollingBack, Stopping, Suspended, Unwinding
 from agentflow.journal.protocol import Journal
+from agentflow.model.limits import RunLimits
 from agentflow.model.lives import Fork
 from agentflow.model.runs import Origin, Run
 from agentflow.model.states import StateType
@@ -100,19 +101,25 @@ class ActiveRun:
     fork: Fork | None = None
     #: The steps through which the flow failed, by their sequences.
     culprits: Sequence[int] = ()
-    #: Names of the limits that apply to each task of a tag; read once, and again when something has changed.
-    tag_limits: frozenset[str] = frozenset()
-    #: Limits of which the run itself needs a slot while it is executed, and the claim by which it has them.
-    limits: tuple[str, ...] = ()
+    #: The claim by which it has the slots that it needs itself.
     claim: str = ""
     #: Told, once, why the run has to wait before it starts.
     tell: Callable[[str], None] | None = None
 
     def __init__(
-        self, journal: Journal, run: Run, options: Options, *, rows: list[StepRow], changed: bool = False
+        self,
+        journal: Journal,
+        run: Run,
+        options: Options,
+        *,
+        rows: list[StepRow],
+        limits: RunLimits,
+        changed: bool = False,
     ) -> None:
         self.journal = journal
         self.run = run
+        #: What limited it when this life began; those on tags as they are now.
+        self.limits, self.tag_limits = limits, limits.tags
         self.number, self.epoch = run.number, run.epoch
         self.options = options
         self.codec = Codec(journal.key, allow_pickle=options.settings.allow_pickle)

@@ -43,7 +43,6 @@ from agentflow.errors import (
     TaskTimeoutError,
     Unwinding,
 )
-from agentflow.model.limits import tag_limits
 from agentflow.model.runs import Run
 from agentflow.model.states import State, StateType, is_state
 from agentflow.model.waits import Wait
@@ -100,7 +99,6 @@ async def run_stepwise(active: ActiveRun, body: Body, rt: Inline) -> Outcome:
     """Run a life of a sync flow in the context and thread of whoever drives this coroutine."""
     waker = waker_of(active.journal)
     waker.add(active)
-    active.tag_limits = tag_limits(active.journal.list_limits())
     try:
         value, error = await _caught(active, body, rt)
         _stop_if_interrupted(active, error)
@@ -121,7 +119,6 @@ async def run_on_loop(active: ActiveRun, body: Body) -> Outcome:
     active.loop = loop
     waker = waker_of(active.journal)
     waker.add(active)
-    active.tag_limits = tag_limits(active.journal.list_limits())
     task = loop.create_task(_caught(active, body, LOOP), context=_without_frame())
     active.tasks.add(task)
     task.add_done_callback(active.tasks.discard)
@@ -190,7 +187,7 @@ async def _caught(active: ActiveRun, body: Body, rt: Inline | Loop) -> tuple[Any
 
 async def _attempts(active: ActiveRun, body: Body, rt: Inline | Loop) -> Any:
     policy = body.policy
-    if active.limits:
+    if active.limits.names:
         await enter_run(active, policy, rt)
     root = active.records.root if active.records is not None else None
     attempt = root.attempts if root is not None else 0

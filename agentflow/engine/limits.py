@@ -27,7 +27,9 @@ from agentflow.model.limits import (
     ConcurrencyLimitConfig,
     ConcurrencyLimitStrategy,
     Limit,
+    RunLimits,
     Slot,
+    tag_limits,
 )
 from agentflow.model.states import StateType
 from agentflow.model.steps import StepKind, StepRow
@@ -94,15 +96,16 @@ def give_back_soon(child: Frame) -> None:
 async def enter_run(active: ActiveRun, policy: StepPolicy, rt: Runtime) -> None:
     """Wait for the slots that the run needs before it starts, or cancel it where it does not want to wait."""
     journal, settings, run = active.journal, active.options.settings, active.run
+    names = active.limits.names
     frame = Frame(active, None, policy, (ROOT, ROOT, 0), 0, rt.task())
     active.check(frame)
     if active.closing is not None:  # it only rolls back what it has begun
         return
-    claim = claim_of(journal, settings, active.limits, frame=frame, step=run.flow)
-    waits = run.started is not None or not cancels_new(journal, active.limits)
+    claim = claim_of(journal, settings, names, frame=frame, step=run.flow)
+    waits = run.started is not None or not active.limits.cancels_new
 
     def say() -> None:
-        message = f"waits for {describe(journal, active.limits)}"
+        message = f"waits for {describe(journal, names)}"
         run_log(active, message)
         if active.tell is not None:
             active.tell(message)
@@ -112,7 +115,7 @@ async def enter_run(active: ActiveRun, policy: StepPolicy, rt: Runtime) -> None:
             journal, settings, claim, rt, frame=frame, patience=None if waits else 0.0, on_wait=say
         )
     except AcquireConcurrencySlotTimeoutError:
-        message = f"no free slot, and {run.flow} does not wait: {describe(journal, active.limits)}"
+        message = f"no free slot, and {run.flow} does not wait: {describe(journal, names)}"
         active.fence = Cancelling(message)
         raise active.fence from None
     active.claim = claim.id if held else ""
@@ -130,10 +133,11 @@ def limit_config(flow: str, limit: int | ConcurrencyLimitConfig | None) -> Concu
     return config
 
 
-def limits_of_run(journal: Journal, flow: str, declared: ConcurrencyLimitConfig | None) -> tuple[str, ...]:
-    """The limits of which a run of `flow` needs a slot. What its code declares is defined, unless a person has."""
+def limits_of_run(journal: Journal, flow: str, declared: ConcurrencyLimitConfig | None) -> RunLimits:
+    """The limits of a run of `flow`. What its code declares is defined, unless a person has."""
     name = FLOW_PREFIX + flow
-    found = next((limit for limit in journal.list_limits() if limit.name == name), None)
+    limits = journal.list_limits()
+    found = next((limit for limit in limits if limit.name == name), None)
     if found is None or found.declared:
         wanted = None
         if declared is not None:
@@ -145,15 +149,10 @@ def limits_of_run(journal: Journal, flow: str, declared: ConcurrencyLimitConfig 
         elif wanted is None and found is not None:
             journal.delete_limit(name)
         found = wanted
-    return (name,) if found is not None and found.active else ()
-
-
-def cancels_new(journal: Journal, names: Iterable[str]) -> bool:
-    """Whether a new run for which there is no slot is cancelled instead of waiting."""
-    return any(
-        limit.name in names and limit.collision_strategy is ConcurrencyLimitStrategy.CANCEL_NEW
-        for limit in journal.list_limits()
-    )
+    if found is None or not found.active:
+        return RunLimits(tags=tag_limits(limits))
+    cancels_new = found.collision_strategy is ConcurrencyLimitStrategy.CANCEL_NEW
+    return RunLimits((name,), cancels_new, tag_limits(limits))
 
 
 def leave_run(active: ActiveRun) -> None:

@@ -53,6 +53,17 @@ def tag_limits(limits: Iterable[Limit]) -> frozenset[str]:
     return frozenset(limit.name for limit in limits if limit.active and limit.name.startswith(TAG_PREFIX))
 
 
+class RunLimits(NamedTuple):
+    """What limits a run, as one look at the journal shows it."""
+
+    #: Of these it needs a slot while it is executed.
+    names: tuple[str, ...] = ()
+    #: Where none is free, a new run is cancelled instead of waiting.
+    cancels_new: bool = False
+    #: Limits that apply to each task of a tag.
+    tags: frozenset[str] = frozenset()
+
+
 class Grant(StrEnum):
     """What became of a claim."""
 

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from math import floor
 from typing import Any
 
-from agentflow.engine.limits import cancels_new
 from agentflow.errors import LimitNotFoundError
 from agentflow.flows import Flow
 from agentflow.journal.protocol import Journal
+from agentflow.model.limits import RunLimits
 from agentflow.model.runs import Run
 from agentflow.model.states import StateType
 
@@ -24,7 +24,7 @@ class Admission:
     def __init__(self, journal: Journal, under_way: Mapping[str, str]) -> None:
         self._journal, self._under_way = journal, under_way
         #: Limits of a flow's runs, by its name; and how many of them may still begin, by the limit's.
-        self._limits: dict[str, tuple[str, ...]] = {}
+        self._limits: dict[str, RunLimits] = {}
         self._rooms: dict[str, int] = {}
 
     def admits(self, flow: Flow[..., Any], run: Run) -> bool:
@@ -32,13 +32,13 @@ class Admission:
         limits = self._limits.get(flow.name)
         if limits is None:
             limits = self._limits[flow.name] = flow.limits(self._journal)
-        if not limits or run.state is StateType.CANCELLING:  # that only rolls back what it has begun
+        if not limits.names or run.state is StateType.CANCELLING:  # that only rolls back what it has begun
             return True
-        if run.started is None and cancels_new(self._journal, limits):
+        if run.started is None and limits.cancels_new:
             return True  # it does not wait, but ends
-        if any(self._room(name, flow.name) < 1 for name in limits):
+        if any(self._room(name, flow.name) < 1 for name in limits.names):
             return False
-        for name in limits:
+        for name in limits.names:
             self._rooms[name] -= 1
         return True
 
