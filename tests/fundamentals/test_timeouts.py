@@ -294,6 +294,7 @@ def test_async_code_that_takes_no_notice_of_its_timeout_has_run_past_it_all_the_
 @pytest.mark.parametrize("colour", ["sync", "async"])
 def test_a_side_effect_under_way_ends_although_the_time_around_it_is_up(colour: str) -> None:
     """With the tasks that it calls: what has begun is not left in doubt by whoever has lost patience."""
+    enough = 0.4  # for the effect to begin
     begun, go = threading.Event(), threading.Event()
     ends = asyncio.Event()
 
@@ -307,18 +308,18 @@ def test_a_side_effect_under_way_ends_although_the_time_around_it_is_up(colour: 
         go.wait(5)
         return receipt()
 
-    @task(timeout_seconds=SOON)
+    @task(timeout_seconds=enough)
     def impatient() -> str:
         return pay()
 
     @task(side_effect=True, approval="never")
     async def pay_async() -> str:
         loop = asyncio.get_running_loop()
-        loop.call_later(2 * SOON, ends.set)
+        loop.call_later(2 * enough, ends.set)
         await ends.wait()
         return receipt()
 
-    @task(timeout_seconds=SOON)
+    @task(timeout_seconds=enough)
     async def impatient_async() -> str:
         return await pay_async()
 
