@@ -124,7 +124,7 @@ def begin(
     incomplete = is_incomplete(run.parameters)
     if incomplete:  # it must not leave memory: it could not come back
         options = replace(options, suspend_after=None)
-    active = ActiveRun(journal, run, options, rows=[], limits=limits)
+    active = ActiveRun(journal, run, options, rows=[]).limited(limits)
     if incomplete:
         run_log(active, "not all arguments can be stored: if this process dies, the run cannot be resumed")
     return active

@@ -50,10 +50,8 @@ def claimed(
         changed = not {code, ""}.issuperset({run.fingerprint, *(life.fingerprint for life in lives)})
         changed = changed or (fork is not None and fork.changed)
         with _no_collection():
-            active = ActiveRun(
-                journal, run, options, rows=journal.steps(run.number), limits=limits, changed=changed
-            )
-        active.fork = fork
+            active = ActiveRun(journal, run, options, rows=journal.steps(run.number), changed=changed)
+        active.limited(limits).fork = fork
     except BaseException:
         journal.release_run(run)
         raise

@@ -101,25 +101,19 @@ class ActiveRun:
     fork: Fork | None = None
     #: The steps through which the flow failed, by their sequences.
     culprits: Sequence[int] = ()
-    #: The claim by which it has the slots that it needs itself.
+    #: What limited it when this life began, and the claim by which it has its own slots.
+    limits: RunLimits = RunLimits()
     claim: str = ""
+    #: Limits that apply to each task of a tag, as they are now.
+    tag_limits: frozenset[str] = frozenset()
     #: Told, once, why the run has to wait before it starts.
     tell: Callable[[str], None] | None = None
 
     def __init__(
-        self,
-        journal: Journal,
-        run: Run,
-        options: Options,
-        *,
-        rows: list[StepRow],
-        limits: RunLimits,
-        changed: bool = False,
+        self, journal: Journal, run: Run, options: Options, *, rows: list[StepRow], changed: bool = False
     ) -> None:
         self.journal = journal
         self.run = run
-        #: What limited it when this life began; those on tags as they are now.
-        self.limits, self.tag_limits = limits, limits.tags
         self.number, self.epoch = run.number, run.epoch
         self.options = options
         self.codec = Codec(journal.key, allow_pickle=options.settings.allow_pickle)
@@ -255,6 +249,11 @@ class ActiveRun:
         self.check(frame)
         if self.records is None:
             self.admit(frame)
+
+    def limited(self, limits: RunLimits) -> ActiveRun:
+        """It, limited so from its beginning."""
+        self.limits, self.tag_limits = limits, limits.tags
+        return self
 
     def kept(self) -> Records:
         """What is recorded, to be added to. Several threads may be the first to do so."""
