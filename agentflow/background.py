@@ -6,13 +6,16 @@ approvals. Serving them is the business of `agentflow.workers`.
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import functools
+import time
 import uuid
 from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
+from agentflow.engine.annotations import Annotation
 from agentflow.engine.arriving import Arrival
 from agentflow.engine.away import ABROAD, refusal
 from agentflow.engine.calling import RESERVED
@@ -32,6 +35,7 @@ from agentflow.payloads.codec import Codec, register_codec
 from agentflow.payloads.digests import canonical
 from agentflow.payloads.failures import decode_failure
 from agentflow.shells import shell_origin
+from agentflow.submitting import mapped
 
 R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
@@ -99,6 +103,18 @@ def delay(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> RunFutur
     key = frame.run.hasher.digest(policy.name.encode() + b"\0" + data)
     run_id = _step(frame, policy, key, functools.partial(_enqueue_step, flow, arguments))
     return RunFuture[Any](run_id, task.name).within(frame.run.journal)
+
+
+def delay_each(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> RunFutureList[Any]:
+    """`delay` once per item of the iterable arguments. Raises ValueError as `Task.map` says."""
+    return RunFutureList(
+        delay(task, list(map(_bare, row)), {name: _bare(item) for name, item in named.items()})
+        for row, named in mapped(f"{task.name}.map(deferred=True)", args, kwargs)
+    )
+
+
+def _bare(value: Any) -> Any:
+    return cast("Annotation[Any]", value).unwrap() if isinstance(value, Annotation) else value
 
 
 def _enqueue_step(flow: Flow[..., Any], arguments: Mapping[str, Any]) -> str:
@@ -244,6 +260,34 @@ class RunFuture(Generic[R_co]):
 
     def _store(self) -> Journal:
         return getattr(self, "_journal", None) or open_journal()
+
+
+class RunFutureList(list[RunFuture[T]]):
+    """What a deferred ``map`` gives: handles to runs in the background, in the order of the items."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until all have ended, at most `timeout` seconds in all; True if they have."""
+        left = _countdown(timeout)
+        return all(future.wait(left()) for future in self)
+
+    def result(self, timeout: float | None = None, *, raise_on_failure: bool = True) -> list[T]:
+        """All values, in order, or the exception of the first that failed (or the exceptions among the values).
+
+        Raises TimeoutError after `timeout` seconds in all.
+        """
+        left = _countdown(timeout)
+        return [future.result(left(), raise_on_failure=raise_on_failure) for future in self]
+
+    def __await__(self) -> Generator[Any, None, list[T]]:
+        return asyncio.gather(*self).__await__()
+
+
+def _countdown(timeout: float | None) -> Callable[[], float | None]:
+    """What is left of `timeout` seconds."""
+    if timeout is None or timeout < 0:
+        return lambda: timeout
+    end = time.monotonic() + timeout
+    return lambda: max(0.0, end - time.monotonic())
 
 
 def _checking() -> Callable[[], None]:

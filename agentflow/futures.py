@@ -11,7 +11,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
-from agentflow.background import RunFuture
+from agentflow.background import RunFuture, RunFutureList
 from agentflow.engine.context import CURRENT, Frame, current_frame
 from agentflow.engine.futures import TaskFuture, TaskFutureList, ends_of
 from agentflow.engine.policy import StepPolicy
@@ -23,7 +23,16 @@ from agentflow.model.steps import StepKind
 from agentflow.payloads.digests import canonical
 from agentflow.waits import Waiting
 
-__all__ = ["RunFuture", "TaskFuture", "TaskFutureList", "Winner", "as_completed", "first", "wait"]
+__all__ = [
+    "RunFuture",
+    "RunFutureList",
+    "TaskFuture",
+    "TaskFutureList",
+    "Winner",
+    "as_completed",
+    "first",
+    "wait",
+]
 
 T = TypeVar("T")
 R = TypeVar("R")

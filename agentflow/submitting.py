@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import Context, copy_context
 from typing import Any, cast
 
@@ -36,27 +36,33 @@ def _column(value: Any) -> list[Any] | None:
 def map_in(task: Any, frame: Frame, args: Sequence[Any], kwargs: Mapping[str, Any]) -> TaskFutureList[Any]:
     """Submit a task once per item of the iterable arguments. Raises ValueError as `Task.map` says."""
     own, wait_for, _ = taken_out(kwargs)
-    names = list(own)
-    values = [*args, *own.values()]
+    futures: TaskFutureList[Any] = TaskFutureList()
+    lane = Lane(frame.run.options.settings.map_concurrency, launch_on_loop)
+    context = copy_context()
+    for positional, named in mapped(f"{task.name}.map()", args, own):
+        if wait_for is not None:
+            named["wait_for"] = wait_for
+        futures.append(submit_in(task, frame, positional, named, context, lane))
+    return futures
+
+
+def mapped(
+    name: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Iterator[tuple[list[Any], dict[str, Any]]]:
+    """The arguments of each call of a ``map``. Raises ValueError as `Task.map` says."""
+    names = list(kwargs)
+    values = [*args, *kwargs.values()]
     columns = [_column(value) for value in values]
     lengths = {len(column) for column in columns if column is not None}
     if len(lengths) != 1:
         what = "no iterable argument" if not lengths else f"iterables of different lengths {sorted(lengths)}"
-        message = f"{task.name}.map() got {what}; wrap constants in unmapped(...)"
+        message = f"{name} got {what}; wrap constants in unmapped(...)"
         raise ValueError(message)
-    futures: TaskFutureList[Any] = TaskFutureList()
-    lane = Lane(frame.run.options.settings.map_concurrency, launch_on_loop)
-    context = copy_context()
     for index in range(lengths.pop()):
         row = [
             value if column is None else column[index] for column, value in zip(columns, values, strict=True)
         ]
-        split = len(row) - len(names)
-        named = dict(zip(names, row[split:], strict=True))
-        if wait_for is not None:
-            named["wait_for"] = wait_for
-        futures.append(submit_in(task, frame, row[:split], named, context, lane))
-    return futures
+        yield row[: len(args)], dict(zip(names, row[len(args) :], strict=True))
 
 
 def submit_in(

@@ -19,7 +19,7 @@ from collections.abc import (
 from dataclasses import replace
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
-from agentflow.background import RunFuture, delay
+from agentflow.background import RunFuture, RunFutureList, delay, delay_each
 from agentflow.callables import (
     default_name,
     is_async_generator,
@@ -281,7 +281,15 @@ class Task(TaskHooks, Generic[P, R_co]):
         return states_of([submit_in(self, frame, args, kwargs)])[0]
 
     @overload
-    def map(  # pyright: ignore[reportOverlappingOverload] - return_state=True is a keyword argument, too
+    def map(  # pyright: ignore[reportOverlappingOverload] - deferred=True is a keyword argument, too
+        self: Task[..., Coroutine[Any, Any, T]], /, *args: Any, deferred: Literal[True], **kwargs: Any
+    ) -> RunFutureList[T]: ...
+    @overload
+    def map(
+        self: Task[..., T], /, *args: Any, deferred: Literal[True], **kwargs: Any
+    ) -> RunFutureList[T]: ...
+    @overload
+    def map(
         self: Task[..., Coroutine[Any, Any, T]], /, *args: Any, return_state: Literal[True], **kwargs: Any
     ) -> list[State[T]]: ...
     @overload
@@ -300,8 +308,10 @@ class Task(TaskHooks, Generic[P, R_co]):
         """Submit the task once per item of the iterable arguments (strings, and what `unmapped` wraps, are constants).
 
         ``wait_for`` and ``return_state=True`` are for every call. Raises ValueError where the lengths differ or nothing
-        is iterable.
+        is iterable. ``deferred=True``: `delay` it for each item instead; that works outside of flows, too.
         """
+        if kwargs.pop("deferred", False):
+            return delay_each(self, args, kwargs)
         frame = current_frame(f"{self.name}.map()")
         if not kwargs.pop("return_state", False):
             return map_in(self, frame, args, kwargs)

@@ -24,6 +24,7 @@ from agentflow import (
     sleep,
     tags,
     task,
+    unmapped,
 )
 from agentflow.errors import (
     ApprovalDenied,
@@ -125,6 +126,59 @@ def test_apply_async_takes_the_arguments_as_they_are(journal: MemoryJournal) -> 
     future = collect.apply_async((1, 2, 3), {"b": 4, "a": 5, "keys": 6})
     with serving(journal, collect):
         assert future.result(timeout=10) == [1, [2, 3], 4, {"a": 5, "keys": 6}]
+
+
+def test_a_deferred_map_delays_the_task_for_each_item(journal: MemoryJournal) -> None:
+    """Anywhere, also outside of flows; the handles are in the order of the items, and can be waited for together."""
+
+    @task
+    def add(x: int, y: int, *, factor: int) -> int:
+        if x < 0:
+            raise ValueError(x)
+        return (x + y) * factor
+
+    futures = add.map([1, 2, 3], unmapped(10), factor=iter([1, 2, 3]), deferred=True)
+    assert add.map([], unmapped(1), factor=[], deferred=True).result() == []
+    assert not futures.wait(0)
+    with pytest.raises(TimeoutError, match="has not ended"):
+        futures.result(timeout=0)
+    failing = add.map([-1, 1], [0, 0], factor=unmapped([1][0]), deferred=True)
+    with serving(journal, add):
+        assert futures.result(timeout=10) == [11, 24, 39]
+        assert futures.wait(0)
+        with pytest.raises(ValueError, match="-1"):
+            failing.result(timeout=10)
+        values = failing.result(timeout=10, raise_on_failure=False)
+    assert [type(values[0]), values[1]] == [ValueError, 1]
+    for wrong in ([1], [1, 2]), (1, 2):
+        with pytest.raises(ValueError, match=r"add.map\(deferred=True\) got .*unmapped"):
+            add.map(*wrong, factor=unmapped(1), deferred=True)
+
+
+async def test_deferred_calls_are_awaited_together(journal: MemoryJournal) -> None:
+    """On a loop, without blocking it."""
+    futures = double_async.map([1, 2], deferred=True)
+    with serving(journal, double_async):
+        assert await futures == [2, 4]
+
+
+def test_a_deferred_map_in_a_flow_asks_once() -> None:
+    """Each of its calls is a step."""
+    alive: list[bool] = []
+    store = memory()
+
+    @flow
+    def run() -> list[str]:
+        futures = double.map([1, 2, 2], deferred=True)
+        if not alive:
+            alive.append(True)
+            raise Death
+        return [future.run_id for future in futures]
+
+    run_id = die_first(run, store)
+    asked = {item.id for item in store.list_runs(RunFilter())} - {run_id}
+    assert set(resume(run, run_id, store).value) == asked
+    assert len(asked) == 3
 
 
 def test_methods_and_generators_can_be_delayed(journal: MemoryJournal) -> None:
