@@ -20,8 +20,11 @@ class Settings:
 
     #: Folder of the embedded journal, the installation's key and the locks.
     home: Path = field(default_factory=lambda: Path.home() / ".agentflow")
-    #: ``sqlite:///path``, ``postgresql://user@host/database`` or ``memory:``; empty = ``<home>/agentflow.db``.
+    #: ``sqlite:///path``, ``postgresql://user@host/database``, ``https://server`` or ``memory:``; empty =
+    #: ``<home>/agentflow.db``.
     database_url: str = ""
+    #: What lets this process in where `database_url` is a server: a key of ``agentflow keys create``.
+    api_key: str = field(default="", repr=False)
     #: Seconds after which a process that is not heard of counts as dead: on PostgreSQL its runs go on elsewhere; in
     #: every journal the slots of limits that it held without a run are free again.
     lease: float = 30.0

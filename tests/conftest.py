@@ -34,3 +34,12 @@ def postgres() -> Iterator[PostgresServer]:
     """A PostgreSQL server, one for the whole session; each test has a schema of its own in it."""
     with running_server(fsync=False) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def http_server() -> Iterator[object]:
+    """A server on a loopback socket, one for the whole session; each journal behind it has a path of its own."""
+    from tests.journal.http_server import HttpServer  # noqa: PLC0415 - most tests need no web server
+
+    with HttpServer() as server:
+        yield server

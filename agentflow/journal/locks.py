@@ -61,10 +61,10 @@ class Ownership:
         self._open = True
 
     def acquire(self, number: int, epoch: int) -> bool:
-        """Own a run from that epoch on; False if this claim of it is held already."""
+        """Own a run from that epoch on; False if this claim of it is held already, and after `close`."""
         byte = _byte(number, epoch)
         with _files_lock:
-            if byte in self._file.held:
+            if byte in self._file.held or not self._open:
                 return False
             try:
                 fcntl.lockf(self._file.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)

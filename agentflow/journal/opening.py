@@ -6,6 +6,7 @@ import atexit
 import os
 import threading
 from pathlib import Path
+from typing import cast
 
 from agentflow.errors import JournalOpenError
 from agentflow.journal.memory import MemoryJournal
@@ -37,11 +38,13 @@ def _connect(url: str, settings: Settings) -> Journal:
         return MemoryJournal()
     if url.partition("://")[0] in ("postgresql", "postgres"):
         return _postgres(url, settings)
+    if url.partition("://")[0] in ("http", "https"):
+        return _http(url, settings)
     scheme, separator, rest = url.partition(":///")
     if scheme != "sqlite" or not separator or not rest:
         message = (
             f"AGENTFLOW_DATABASE_URL={url!r} is not an address of a journal; use sqlite:///PATH, "
-            "postgresql://USER@HOST/DATABASE or memory:"
+            "postgresql://USER@HOST/DATABASE, https://SERVER or memory:"
         )
         raise JournalOpenError(message)
     return SqliteJournal(Path(rest), _key(settings))
@@ -65,6 +68,18 @@ def _postgres(url: str, settings: Settings) -> Journal:
         message = "a journal on PostgreSQL needs the package psycopg: install agentflow[postgres]"
         raise JournalOpenError(message) from error
     return PostgresJournal(url, _key(settings), lease=settings.lease)
+
+
+def _http(url: str, settings: Settings) -> Journal:
+    from agentflow.journal.http import HttpJournal  # noqa: PLC0415 - only workers of a server need it
+
+    if not settings.api_key:
+        message = (
+            "a server wants AGENTFLOW_API_KEY; make a key where the server is: agentflow keys create NAME"
+        )
+        raise JournalOpenError(message)
+    journal = HttpJournal(url, _key(settings), settings.api_key, lease=settings.lease)
+    return cast("Journal", journal)  # most of its verbs are made, not written
 
 
 def close_all() -> None:

@@ -16,12 +16,14 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from agentflow.errors import AgentflowError
+from agentflow.journal.wire import DOOR
 from agentflow.server import stream
 from agentflow.server.access import Access
 from agentflow.server.answers import on_agentflow_error, on_http_error
 from agentflow.server.api import approvals, flows, health, history, limits, logs, runs, steps
 from agentflow.server.feeds import Hub
 from agentflow.server.guard import Guard
+from agentflow.server.journal.door import Door
 from agentflow.server.mounting import MountedApp
 from agentflow.server.rendering import HERE
 from agentflow.server.site import Site
@@ -43,6 +45,7 @@ def create_app(
     mount: Mapping[str, ASGIApp] = _NO_MOUNTS,
     allowed_hosts: Sequence[str],
     token: str | None,
+    url: str = "",
 ) -> Starlette:
     """The web app of a worker, which the caller starts and stops.
 
@@ -51,23 +54,26 @@ def create_app(
         mount: ASGI apps by path (``/mcp``); their lifespans are run with ours. Host and token are checked for them,
             and origins of other machines are refused; the rest of the Origin check is theirs.
         allowed_hosts: Names in the Host header that are answered to; ``0.0.0.0`` means any address.
-        token: What everybody has to show; None = nothing, for loopback only.
+        token: What everybody has to show; None = nothing, for loopback only. Workers show keys of their own.
+        url: Where people find it.
     """
     access = Access(worker.journal.key, token=token, allowed_hosts=allowed_hosts)
     mounted = [MountedApp(path, app) for path, app in mount.items()]
     hub = Hub(worker.journal, poll_interval=worker.options.settings.poll_interval)
+    door = Door(worker.journal, hub, url)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(hub.watching())
+            await stack.enter_async_context(door.open())
             for app in mounted:
                 await stack.enter_async_context(app.living())
             yield
 
     app = Starlette(
-        routes=[*mounted, *_api_routes(), *_page_routes()],
-        middleware=[Middleware(Guard, access=access, mounts=tuple(mount))],
+        routes=[MountedApp(DOOR, door.app), *mounted, *_api_routes(), *_page_routes()],
+        middleware=[Middleware(Guard, access=access, mounts=tuple(mount), doors=(DOOR,))],
         exception_handlers={HTTPException: on_http_error, AgentflowError: on_agentflow_error},
         lifespan=lifespan,
     )

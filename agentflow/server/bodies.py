@@ -16,10 +16,10 @@ JSON_TYPE = "application/json"
 FORM_TYPE = "application/x-www-form-urlencoded"
 
 
-async def read_body(receive: Receive, declared: str | None) -> bytes:
+async def read_body(receive: Receive, declared: str | None, *, limit: int = BODY_LIMIT) -> bytes:
     """The whole body. Raises `HTTPException` 413 beyond the limit, 400 where the client went away."""
-    if declared is not None and (not declared.isdigit() or int(declared) > BODY_LIMIT):
-        raise HTTPException(413, f"the body may have {BODY_LIMIT} bytes")
+    if declared is not None and (not declared.isdigit() or int(declared) > limit):
+        raise HTTPException(413, f"the body may have {limit} bytes")
     parts: list[bytes] = []
     size = 0
     while True:
@@ -28,8 +28,8 @@ async def read_body(receive: Receive, declared: str | None) -> bytes:
             raise HTTPException(400, "the body ended early")
         part: bytes = message.get("body", b"")
         size += len(part)
-        if size > BODY_LIMIT:
-            raise HTTPException(413, f"the body may have {BODY_LIMIT} bytes")
+        if size > limit:
+            raise HTTPException(413, f"the body may have {limit} bytes")
         parts.append(part)
         if not message.get("more_body", False):
             return b"".join(parts)

@@ -42,10 +42,13 @@ _logger = logging.getLogger("agentflow.server")
 
 
 class Guard:
-    """ASGI middleware. `mounts`: paths of mounted apps."""
+    """ASGI middleware. `mounts`: paths of mounted apps; `doors`: of those that ask for credentials of their own."""
 
-    def __init__(self, app: ASGIApp, *, access: Access, mounts: Iterable[str]) -> None:
-        self._app, self._access, self._mounts = app, access, tuple(mounts)
+    def __init__(
+        self, app: ASGIApp, *, access: Access, mounts: Iterable[str], doors: Iterable[str] = ()
+    ) -> None:
+        self._app, self._access = app, access
+        self._mounts, self._doors = tuple(mounts), tuple(doors)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check a request and hand it on."""
@@ -56,11 +59,12 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        mounted = self._is_mounted(scope["path"])
+        door = _is_below(scope["path"], self._doors)
+        mounted = door or _is_below(scope["path"], self._mounts)
         outgoing = _Outgoing(send, own=not mounted, static=scope["path"].startswith(PUBLIC_FOLDER))
         try:
             if mounted:
-                self._check_mounted(scope)
+                self._check_mounted(scope, door=door)
             else:
                 receive = await self._check(scope, receive, outgoing)
             await self._app(scope, receive, outgoing)
@@ -76,9 +80,6 @@ class Guard:
             _logger.exception("%s %s failed", scope["method"], scope["path"])
             await crash_response(Request(scope))(scope, receive, outgoing)
 
-    def _is_mounted(self, path: str) -> bool:
-        return any(path == mount or path.startswith(mount + "/") for mount in self._mounts)
-
     def _refuse(self, scope: Scope, refusal: HTTPException, *, mounted: bool) -> Response:
         request = Request(scope)
         page = not mounted and wants_page(request)
@@ -93,10 +94,14 @@ class Guard:
         return response
 
     # -- mounted apps
-    def _check_mounted(self, scope: Scope) -> None:
+    def _check_mounted(self, scope: Scope, *, door: bool) -> None:
         headers = Headers(scope=scope)
         self._check_host(headers)
         origin = headers.get("origin")
+        if door:
+            if origin is not None or "sec-fetch-site" in headers:
+                raise HTTPException(403, "no browser has any business here")
+            return
         if origin is not None and not (
             self._access.allows_origin(origin, headers["host"]) or self._access.is_loopback_origin(origin)
         ):
@@ -171,6 +176,10 @@ def cookie_header(access: Access, session: Session, *, secure: bool) -> str:
     """The Set-Cookie header of a session."""
     tail = "; Secure" if secure else ""
     return f"{access.cookie}={access.seal(session)}; Path=/; Max-Age={SESSION_SECONDS}; HttpOnly; SameSite=Strict{tail}"
+
+
+def _is_below(path: str, folders: Iterable[str]) -> bool:
+    return any(path == folder or path.startswith(folder + "/") for folder in folders)
 
 
 def _unauthorised() -> HTTPException:

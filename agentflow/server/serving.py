@@ -53,7 +53,9 @@ class Server:
         #: Where a browser finds it.
         self.url = f"http://{_shown(host)}:{bound}"
         apps = mount(self.url) if callable(mount) else mount
-        app = create_app(worker, mount=apps, allowed_hosts=names_of(host, allowed_hosts), token=token or None)
+        app = create_app(
+            worker, mount=apps, allowed_hosts=names_of(host, allowed_hosts), token=token or None, url=self.url
+        )
         config = uvicorn.Config(
             app,
             log_config=None,

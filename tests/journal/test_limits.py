@@ -346,7 +346,9 @@ def test_a_row_and_the_release_of_a_slot_are_one_commit(journal: Journal) -> Non
 def test_releasing_wakes_whoever_watches(journal: Journal) -> None:
     """Listeners hear of slots that somebody has waited for, of slots for runs, and of changed limits."""
     heard: list[str] = []
-    again = journal.url.startswith("postgresql")  # whose server tells of a change once more, some time later
+    again = journal.url.startswith(
+        ("postgresql", "http")
+    )  # whose server tells of a change once more, some time later
     for name in ("db", "flow:nightly"):
         journal.set_limit(Limit(name, 1))
     for name in ("a", "b"):

@@ -10,6 +10,7 @@ from agentflow.journal.postgres.history import PostgresHistory
 from agentflow.journal.postgres.limits import PostgresLimits
 from agentflow.journal.postgres.retention import PostgresRetention
 from agentflow.journal.postgres.runs import PostgresRuns
+from agentflow.journal.postgres.serving import PostgresServing
 from agentflow.journal.postgres.steps import PostgresSteps
 from agentflow.journal.postgres.waits import PostgresWaits
 
@@ -23,6 +24,7 @@ class PostgresJournal(
     PostgresCache,
     PostgresRetention,
     PostgresAdmin,
+    PostgresServing,
 ):
     """See `agentflow.journal.protocol.Journal`. Raises `JournalOpenError` where its address cannot be opened."""
 

@@ -81,6 +81,8 @@ class PostgresBase:
         self._keeper = Keeper(
             Line(address, lease, patience), self._committer, self.owner, lease, self._channel, self._tell
         )
+        #: Keepers of workers whose sessions this process serves: it alone knows when they were heard of.
+        self._served: set[int] = set()
         self._listeners: list[Callable[[], None]] = []
         self._closed = False
         _journals.add(self)
@@ -137,16 +139,18 @@ class PostgresBase:
     def _bury_the_dead(self) -> None:
         """Give up whoever has not renewed its lease; from then on it owns nothing, whatever it still believes.
 
-        But not this process, which has just slept for too long and is about to renew.
+        But not this process, which has just slept for too long and is about to renew, nor those that it serves.
         """
         lapsed = {int(row[0]) for row in self._all(SQL["lapsed_keepers"])} - {self._keeper.number}
-        for number in sorted(lapsed):
+        for number in sorted(lapsed - self._served):
+            self._bury(number)
 
-            def work(db: Session, number: int = number) -> None:
-                if db.do(SQL["bury_keeper"], (number,)):
-                    db.do(SQL["orphan_runs"], (number,))
+    def _bury(self, keeper: int) -> None:
+        def work(db: Session) -> None:
+            if db.do(SQL["bury_keeper"], (keeper,)):
+                db.do(SQL["orphan_runs"], (keeper,))
 
-            self._commit(work)
+        self._committer.run(work)
 
     def _commit_claim(
         self, work: Callable[[Session, int], T], *, after: Callable[[Session], None] = lambda _: None

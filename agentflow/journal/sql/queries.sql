@@ -249,3 +249,45 @@ INSERT INTO pruned VALUES (?, ?)
 
 -- name: pruned_at
 SELECT at FROM pruned WHERE run = ?
+
+-- name: add_api_key
+INSERT INTO api_key VALUES (?, ?, ?, ?, NULL)
+
+-- name: api_keys
+SELECT id, name, created, revoked FROM api_key ORDER BY created, id
+
+-- name: revoke_api_key
+UPDATE api_key SET revoked = ? WHERE id = ? AND revoked IS NULL
+
+-- name: api_key_by_digest
+SELECT id, name, created, revoked FROM api_key WHERE digest = ? AND revoked IS NULL
+
+-- name: add_session
+INSERT INTO worker_session VALUES (?, ?, ?, ?, ?, ?)
+
+-- name: sessions
+SELECT * FROM worker_session ORDER BY opened, id
+
+-- name: session_by_id
+SELECT * FROM worker_session WHERE id = ?
+
+-- name: drop_session
+DELETE FROM worker_session WHERE id = ?
+
+-- name: runs_of_owner
+SELECT number, epoch FROM run WHERE owner = ? AND state NOT IN ('COMPLETED', 'FAILED', 'CANCELLED', 'CRASHED')
+
+-- name: reserve_answer
+INSERT INTO answer VALUES (?, ?, NULL) ON CONFLICT DO NOTHING RETURNING serial
+
+-- name: put_answer
+UPDATE answer SET outcome = ? WHERE session = ? AND serial = ?
+
+-- name: answer
+SELECT outcome FROM answer WHERE session = ? AND serial = ?
+
+-- name: drop_known_answers
+DELETE FROM answer WHERE session = ? AND serial < ?
+
+-- name: drop_answers
+DELETE FROM answer WHERE session = ?

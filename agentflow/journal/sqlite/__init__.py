@@ -9,6 +9,7 @@ from agentflow.journal.sqlite.history import SqliteHistory
 from agentflow.journal.sqlite.limits import SqliteLimits
 from agentflow.journal.sqlite.retention import SqliteRetention
 from agentflow.journal.sqlite.runs import SqliteRuns
+from agentflow.journal.sqlite.serving import SqliteServing
 from agentflow.journal.sqlite.steps import SqliteSteps
 from agentflow.journal.sqlite.waits import SqliteWaits
 
@@ -22,6 +23,7 @@ class SqliteJournal(
     SqliteCache,
     SqliteRetention,
     SqliteAdmin,
+    SqliteServing,
 ):
     """See `agentflow.journal.protocol.Journal`. Raises `JournalOpenError` where its path cannot be a journal."""
 
