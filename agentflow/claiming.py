@@ -11,7 +11,7 @@ from agentflow.engine.active import ActiveRun, Options
 from agentflow.errors import NotResumableError
 from agentflow.journal.protocol import Journal
 from agentflow.model.limits import RunLimits
-from agentflow.model.runs import Origin
+from agentflow.model.runs import Origin, Run
 from agentflow.model.states import StateType
 from agentflow.payloads.arguments import unstored_in
 from agentflow.payloads.codec import Codec
@@ -37,12 +37,19 @@ def claimed(
     run = journal.claim_run(
         run_id, take_over=take_over, fingerprint=code, origin=origin, start=not limits.names
     )
+    return loaded(journal, run, options, code, limits)
+
+
+def loaded(
+    journal: Journal, run: Run, options: Options, code: str, limits: RunLimits
+) -> tuple[ActiveRun, dict[str, Any]]:
+    """A run that this process has claimed, with what is recorded of it, and its arguments; like `claimed`."""
     try:
         codec = Codec(journal.key, allow_pickle=options.settings.allow_pickle)
         arguments: dict[str, Any] = codec.decode(run.parameters)
         missing = unstored_in(arguments)
         if missing:
-            lost = NotResumableError(run_id, missing)
+            lost = NotResumableError(run.id, missing)
             journal.set_state(run.number, run.epoch, StateType.CRASHED, message=str(lost), release=True)
             raise lost
         lives = journal.lives(run.number)

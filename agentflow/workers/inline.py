@@ -11,13 +11,14 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
 from agentflow.background import background_flow
-from agentflow.beginning import leaving
+from agentflow.beginning import code_of, leaving
+from agentflow.claiming import loaded
 from agentflow.engine.active import ActiveRun, Options
 from agentflow.engine.flow_run import run_blocking
 from agentflow.engine.forks import Cut, cut_at
@@ -34,18 +35,17 @@ from agentflow.errors import (
     Unwinding,
 )
 from agentflow.flows import Flow, default_options
-from agentflow.journal.protocol import Journal
+from agentflow.journal.protocol import Journal, RunClaim
+from agentflow.model.limits import RunLimits
 from agentflow.model.runs import CRASHES_LIMIT, NewRun, Origin, Run
 from agentflow.model.states import StateType
 from agentflow.model.waits import PERSON_KINDS
-from agentflow.settings import DAY
 from agentflow.tasks import Task
 from agentflow.workers.admission import Admission
+from agentflow.workers.pruning import Pruning
+from agentflow.workers.rests import Rests
 
-#: Seconds before the third life in a row that got nowhere, and at the most.
-_SHORTEST_REST, _LONGEST_REST = 0.5, 60.0
-_HOUR = 3600.0
-#: How many runs that are due, or old, are read at once.
+#: How many runs that are due are read at once.
 _PAGE = 100
 #: Seconds for a thread to notice that its run is over.
 _LAST_MOMENT = 0.2
@@ -53,18 +53,9 @@ _LAST_MOMENT = 0.2
 _BACKLOG = 100
 
 
-class _Rest(NamedTuple):
-    """How many lives of a run in a row got nowhere, and until when it is left alone."""
-
-    lives: int = 0
-    until: float = 0.0
-
-
-class _Pruning(NamedTuple):
-    """When payloads of old runs are to be removed next, and after which run."""
-
-    at: float = 0.0
-    after: int = 0
+class _Terms(NamedTuple):
+    code: str  # the fingerprint of the flow's code
+    limits: RunLimits
 
 
 class Worker(ABC):
@@ -90,13 +81,12 @@ class Worker(ABC):
         self.options = leaving(options or default_options())
         self._on_error = on_error
         self._threads: dict[str, threading.Thread] = {}
-        #: The flows of the runs that are under way, by name.
+        #: The flows of the runs that are under way, or about to be, by name.
         self._under_way: dict[str, str] = {}
-        #: Runs in the background that have to wait for a place.
-        self._backlog: deque[Run] = deque()
-        self._rests: dict[str, _Rest] = {}
+        self._backlog: deque[Run] = deque()  # in the background, and waiting for a place
+        self._rests = Rests(self.options.clock)
         self._parked: set[str] = set()
-        self._pruning = _Pruning()
+        self._pruning = Pruning(journal, self.options)
         self._lock = threading.Lock()
         self._changed = threading.Condition()
         self._wake = threading.Event()
@@ -134,8 +124,8 @@ class Worker(ABC):
         if self._loop is not None:
             self._loop.join(patience)
         with self._changed:
-            self._changed.wait_for(lambda: self._hurried or not self._threads, patience)
-        if self._threads:
+            self._changed.wait_for(lambda: self._hurried or not self._under_way, patience)
+        if self._under_way:
             self.abandon()
         self._undo()
 
@@ -152,9 +142,25 @@ class Worker(ABC):
     def live(self, flow: Flow[..., Any], run_id: str) -> bool:
         """Claim a run and execute a life of it to its end; returns whether it got anywhere. Raises what that raises."""
 
+    @property
     @abstractmethod
+    def places(self) -> int:
+        """How many runs can be under way at once."""
+
     def has_room(self) -> bool:
-        """Whether one more run can be under way."""
+        """Whether one more can be. Where none can, those that only wait leave memory at once."""
+        if len(self._under_way) < self.places:
+            return True
+        self.make_room()
+        return False
+
+    def claim(self, runs: Sequence[tuple[Flow[..., Any], Run]]) -> Collection[str]:
+        """Claim runs that are about to be under way, if that is done here and not by `live`; ids of those to begin."""
+        return [run.id for _, run in runs]
+
+    @abstractmethod
+    def give_back(self, run_id: str) -> None:
+        """Own a run no longer that was claimed here and will not begin."""
 
     @abstractmethod
     def make_room(self) -> None:
@@ -268,44 +274,51 @@ class Worker(ABC):
         while not self._stopping:
             try:
                 self.recover()
-                self._prune()
+                self._pruning.go_on()
             except (Exception, Unwinding) as error:  # noqa: BLE001 - the journal may be out of reach for a while
                 self._on_error(f"cannot look for runs to recover: {error}")
             self._wake.wait(self.options.settings.poll_interval)
             self._wake.clear()
-
-    def _prune(self) -> None:
-        """Remove the payloads of runs that ended long ago: some at each look, all of them once an hour."""
-        days, now = self.options.settings.retention_days, self.options.clock()
-        if days <= 0 or now < self._pruning.at:
-            return
-        last = self.journal.prune_runs(now - days * DAY, after=self._pruning.after, limit=_PAGE).last
-        self._pruning = _Pruning(now if last else now + _HOUR, last)
 
     def recover(self) -> list[str]:
         """Start whatever of these flows is due and owned by nobody; returns the ids."""
         admission = Admission(self.journal, self._under_way)
         # there may be many thousands in the background: while some are known, nobody looks for more
         known = self.background.keys() if self._backlog else ()
-        due = (run for run in self._due_runs(known) if not self._is_set_aside(run))
-        started = [run.id for run in due if self._take_up(run, admission)]
+        started: list[str] = []
+        for page in self._due_runs(known):
+            started += self._begin(run for run in page if self._takes_up(run, admission))
+        waiting = list[Run]()
         while self._backlog and self.has_room() and not self._is_full():
             run = self._backlog.popleft()
-            started += [run.id] if self._take_up(run, admission) else []
-        return started
+            waiting += [run] if self._keeps_place(run, admission) else []
+        return started + self._begin(waiting)
 
-    def _due_runs(self, without: Collection[str]) -> Iterator[Run]:
-        """What is due, oldest first, for as long as there is room; read page by page."""
-        after = 0
+    def _due_runs(self, without: Collection[str]) -> Iterator[list[Run]]:
+        """What is due, oldest first, for as long as there is room: as many as there are places for, then in pages."""
+        after, size = 0, min(_PAGE, max(1, self.places - len(self._under_way)))
         while self.has_room():
-            page = self.journal.due_runs(self.options.clock(), after=after, limit=_PAGE, without=without)
-            for run in page:
-                if not self.has_room():
-                    return
-                yield run
-            if len(page) < _PAGE:
+            page = self.journal.due_runs(self.options.clock(), after=after, limit=size, without=without)
+            yield page
+            if len(page) < size:
                 return
-            after = page[-1].number
+            after, size = page[-1].number, _PAGE
+
+    def _takes_up(self, run: Run, admission: Admission) -> bool:
+        return self.has_room() and not self._is_set_aside(run) and self._keeps_place(run, admission)
+
+    def _begin(self, runs: Iterable[Run]) -> list[str]:
+        """Claim runs that have a place, all at once, and start the lives of those that are free; returns their ids."""
+        wanted: list[tuple[Flow[..., Any], Run]] = []
+        begun: Collection[str] = ()
+        try:
+            wanted.extend((self.flow_of(run), run) for run in runs)
+            begun = self.claim(wanted) if wanted else ()
+        finally:
+            for _, run in wanted:
+                if run.id not in begun:
+                    self._under_way.pop(run.id, None)
+        return [run.id for flow, run in wanted if run.id in begun and self._start(flow, run.id)]
 
     def _is_set_aside(self, run: Run) -> bool:
         """Whether a run in the background has to wait: for a place, or behind others that do. Some are remembered."""
@@ -315,19 +328,19 @@ class Worker(ABC):
             self._backlog.append(run)
         return True
 
-    def _take_up(self, run: Run, admission: Admission) -> bool:
+    def _keeps_place(self, run: Run, admission: Admission) -> bool:
+        """Whether the run is to be begun here now; if so, it has a place from then on."""
         if not self.serves(run.flow):
             self._settle(run)
             return False
         found = self.flow_of(run)
-        resting = self.options.clock() < self._rests.get(run.id, _Rest()).until
         return (
             not self._stopping
-            and not resting
+            and not self._rests.holds(run.id)
             and not self._is_parked(run)
-            and run.id not in self._threads
+            and run.id not in self._under_way
             and admission.admits(found, run)
-            and self._launch(found, run.id)
+            and self._reserve(found, run.id)
         )
 
     def _settle(self, run: Run) -> None:
@@ -355,14 +368,29 @@ class Worker(ABC):
         return True
 
     def _launch(self, flow: Flow[..., Any], run_id: str) -> bool:
+        return self._reserve(flow, run_id) and self._start(flow, run_id)
+
+    def _reserve(self, flow: Flow[..., Any], run_id: str) -> bool:
         with self._lock:
-            if self._stopping or run_id in self._threads or not self.has_room():
+            if self._stopping or run_id in self._under_way or not self.has_room():
                 return False  # it stays due
-            thread = threading.Thread(
-                target=self._live, args=(flow, run_id), name=f"agentflow-{flow.name}", daemon=True
-            )
-            self._threads[run_id], self._under_way[run_id] = thread, flow.name
-        thread.start()
+            self._under_way[run_id] = flow.name
+        return True
+
+    def _start(self, flow: Flow[..., Any], run_id: str) -> bool:
+        thread = threading.Thread(
+            target=self._live, args=(flow, run_id), name=f"agentflow-{flow.name}", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system gives no more threads
+            self._under_way.pop(run_id, None)
+            self.give_back(run_id)
+            self._on_error(f"run {run_id} cannot begin here now: {error}")
+            return False
+        with self._lock:
+            if run_id in self._under_way:
+                self._threads[run_id] = thread
         return True
 
     def _live(self, flow: Flow[..., Any], run_id: str) -> None:
@@ -379,17 +407,8 @@ class Worker(ABC):
             with self._lock:
                 self._threads.pop(run_id, None)
                 self._under_way.pop(run_id, None)
-            self._rest(run_id, moved=moved)
+            self._rests.note(run_id, moved=moved)
             self._on_change()
-
-    def _rest(self, run_id: str, *, moved: bool) -> None:
-        """A run whose lives get nowhere (an answer that nobody asks for any more, a full disk) has to wait."""
-        if moved:
-            self._rests.pop(run_id, None)
-            return
-        lives = self._rests.get(run_id, _Rest()).lives + 1
-        pause = 0.0 if lives == 1 else min(_LONGEST_REST, _SHORTEST_REST * 2.0 ** (lives - 2))
-        self._rests[run_id] = _Rest(lives, self.options.clock() + pause)
 
     def interrupt(self) -> None:
         """Look at the journal now."""
@@ -404,9 +423,32 @@ class InlineWorker(Worker):
         """See `Worker`."""
         super().__init__(journal, flows, **options)
         self._active: dict[str, ActiveRun] = {}
+        self._claimed: dict[str, tuple[Run, _Terms]] = {}  # their lives are about to begin
+
+    @property
+    def places(self) -> int:
+        return self.options.settings.max_runs
+
+    def claim(self, runs: Sequence[tuple[Flow[..., Any], Run]]) -> Collection[str]:
+        flows = {flow for flow, _ in runs}
+        known = {flow: _Terms(code_of(flow), flow.limits(self.journal)) for flow in flows}
+        terms = {run.id: known[flow] for flow, run in runs}
+        wanted = [RunClaim(run_id, code, start=not limits.names) for run_id, (code, limits) in terms.items()]
+        claimed = {run.id: (run, terms[run.id]) for run in self.journal.claim_runs(wanted)}
+        self._claimed |= claimed
+        return claimed
+
+    def give_back(self, run_id: str) -> None:
+        known = self._claimed.pop(run_id, None)
+        if known is not None:
+            self.journal.release_run(known[0])
 
     def live(self, flow: Flow[..., Any], run_id: str) -> bool:
-        active, arguments = flow.claim(run_id, journal=self.journal, options=self.options)
+        known = self._claimed.pop(run_id, None)
+        if known is None:
+            active, arguments = flow.claim(run_id, journal=self.journal, options=self.options)
+        else:
+            active, arguments = loaded(self.journal, known[0], self.options, *known[1])
         with self._lock:
             self._active[run_id] = active
             if self._stopping:
@@ -417,13 +459,6 @@ class InlineWorker(Worker):
             with self._lock:
                 self._active.pop(run_id, None)
         return outcome.state.is_final or outcome.tally.executed > 0
-
-    def has_room(self) -> bool:
-        """At most ``max_runs`` are under way. Where there are as many, those that only wait leave memory at once."""
-        if len(self._threads) < self.options.settings.max_runs:
-            return True
-        self.make_room()
-        return False
 
     def make_room(self) -> None:
         for life in list(self._active.values()):

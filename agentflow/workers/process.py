@@ -58,8 +58,12 @@ class ProcessWorker(Worker):
         # of the code that the process will load, which may be another one by now than this process has loaded
         return replace(new, fingerprint=fingerprint(flow.fn, fresh=True))
 
-    def has_room(self) -> bool:
-        return len(self._threads) < self.options.settings.max_processes
+    @property
+    def places(self) -> int:
+        return self.options.settings.max_processes
+
+    def give_back(self, run_id: str) -> None:
+        """Nothing: the process that runs it claims it."""
 
     def make_room(self) -> None:
         """Nothing: what only waits leaves its process when its time in memory is up."""

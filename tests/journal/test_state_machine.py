@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 )
 
 from agentflow.errors import JournalUnavailable
-from agentflow.journal.protocol import CacheRow, Journal, RunFilter
+from agentflow.journal.protocol import CacheRow, Journal, RunClaim, RunFilter
 from agentflow.model.runs import NewRun, Origin, Run
 from agentflow.model.states import StateType
 from agentflow.model.steps import LogRow, StepRow
@@ -129,10 +129,11 @@ class Journals(HistoryRules):
         return self.both(which, None, call, claims=claims) if repeat else wanted
 
     def note_owner(self, which: int, claimed: object) -> None:
-        if isinstance(claimed, dict):
-            number = cast("dict[str, Any]", claimed)["number"]
-            if self.oracle.is_taken(number):
-                self.owners[number] = which
+        for one in cast("list[object]", claimed) if isinstance(claimed, list) else [claimed]:
+            if isinstance(one, dict):
+                number = cast("dict[str, Any]", one)["number"]
+                if self.oracle.is_taken(number):
+                    self.owners[number] = which
 
     def crash(self, which: int) -> None:
         """The process of a store dies, and comes back."""
@@ -218,6 +219,12 @@ class Journals(HistoryRules):
             return journal.claim_run(run_id, take_over=take_over)
 
         self.both(which, fault, call, repeat=repeat, claims=True)
+
+    @rule(which=stores, indexes=st.lists(st.integers(0, 4), unique=True), fault=faults, repeat=repeats)
+    def claim_many(self, which: int, indexes: list[int], fault: Fault | None, repeat: bool) -> None:
+        wanted = [RunClaim(self.run_of(index).id if index < 4 else "nobody") for index in indexes]
+        wanted = list(dict.fromkeys(wanted))
+        self.both(which, fault, lambda journal: journal.claim_runs(wanted), repeat=repeat, claims=True)
 
     @rule(which=stores, index=small, age=ages, fault=faults)
     def release(self, which: int, index: int, age: int, fault: Fault | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from agentflow import flow, wait_for_event
 from agentflow.flows import default_options
 from agentflow.journal.memory import MemoryJournal
 from agentflow.journal.protocol import Journal, RunFilter
+from agentflow.journal.sqlite import SqliteJournal
 from agentflow.model.runs import Origin
 from agentflow.model.states import StateType
 from agentflow.settings import Settings
@@ -40,11 +42,20 @@ def patient() -> str:
     return str(wait_for_event("bell").result())
 
 
+gate = threading.Event()
+
+
+@flow
+def gated() -> str:
+    gate.wait(PATIENCE)
+    return "passed"
+
+
 def worker_on(journal: Journal) -> InlineWorker:
     """A worker with little room, in which waiting runs stay in memory for long."""
     settings = replace(Settings.from_environment(), max_runs=ROOM)
     options = replace(default_options(3600.0), settings=settings)
-    return InlineWorker(journal, {"crowded": crowded, "patient": patient}, options=options)
+    return InlineWorker(journal, {"crowded": crowded, "patient": patient, "gated": gated}, options=options)
 
 
 def until(journal: Journal, is_so: Callable[[], bool]) -> None:
@@ -83,3 +94,30 @@ def test_runs_that_only_wait_leave_their_room_to_others() -> None:
         worker.interrupt()
         for run in waiting:
             assert worker.await_run(run.id, PATIENCE, until_asked=False).state is StateType.COMPLETED
+
+
+def test_a_worker_owns_no_more_than_it_runs(tmp_path: Path) -> None:
+    """However many are due: the others stay free, for a worker that idles; and for whoever comes after a crash."""
+    gate.clear()
+    journals = [SqliteJournal(tmp_path / "j.db", b"k" * 32) for _ in range(2)]
+    due = 2 * ROOM + 1
+    with worker_on(journals[0]) as asked:
+        asked.drain()  # so that it takes none of them now
+        runs = [asked.start_run("gated", {}, origin=Origin.PERSON) for _ in range(due)]
+    first, second = map(worker_on, journals)
+    assert (len(first.recover()), len(first.recover()), len(journals[1].due_runs(0.0))) == (
+        ROOM,
+        0,
+        due - ROOM,
+    )
+    assert (len(second.recover()), len(second.recover()), len(journals[0].due_runs(0.0))) == (ROOM, 0, 1)
+    first.hurry()
+    first.stop()  # what it had begun is free at once
+    assert len(journals[1].due_runs(0.0)) == due - ROOM
+    gate.set()
+    with second:
+        until(journals[1], lambda: not journals[1].due_runs(0.0))
+        for run in runs:
+            assert second.await_run(run.id, PATIENCE).state is StateType.COMPLETED
+    for journal in journals:
+        journal.close()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
-from agentflow.errors import RunFinishedError, RunOwnedError
+from agentflow.errors import RunFinishedError, RunNotFoundError, RunOwnedError
 from agentflow.journal import rules
 from agentflow.journal.memory.base import MemoryBase
-from agentflow.journal.protocol import RunFilter
+from agentflow.journal.protocol import RunClaim, RunFilter
 from agentflow.journal.rows import new_run
 from agentflow.model.lives import LifeEnd, end_of
 from agentflow.model.runs import NewRun, Origin, Run
@@ -70,6 +71,13 @@ class MemoryRuns(MemoryBase):
             self._begin_life(run, fingerprint, origin or "", self._clock())
         self._notify()
         return run
+
+    def claim_runs(self, wanted: Sequence[RunClaim]) -> list[Run]:
+        claimed: list[Run] = []
+        for run_id, fingerprint, start in wanted:
+            with suppress(RunNotFoundError, RunFinishedError, RunOwnedError):
+                claimed.append(self.claim_run(run_id, fingerprint=fingerprint, start=start))
+        return sorted(claimed, key=lambda run: run.number)
 
     def release_run(self, run: Run) -> None:
         with self._lock:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from agentflow.errors import RunFinishedError, RunOwnedError
@@ -11,7 +11,7 @@ from agentflow.journal.postgres.base import PostgresBase, changes, check_epoch, 
 from agentflow.journal.postgres.cache import forget_run
 from agentflow.journal.postgres.connections import Session
 from agentflow.journal.postgres.statements import SQL
-from agentflow.journal.protocol import RunFilter
+from agentflow.journal.protocol import RunClaim, RunFilter
 from agentflow.journal.rows import new_run, new_run_values, run_from
 from agentflow.journal.sql.filters import runs_wanted
 from agentflow.journal.sql.lives import end_life
@@ -83,6 +83,22 @@ class PostgresRuns(PostgresBase):
         run = self._commit_claim(work)
         self._notify()
         return run
+
+    def claim_runs(self, wanted: Sequence[RunClaim]) -> list[Run]:
+        if not wanted:
+            return []
+        ids, fingerprints, starts = map(list, zip(*wanted, strict=True))
+
+        def work(db: Session, keeper: int) -> list[Run]:
+            free = [row[0] for row in db.all(SQL["lock_free_runs"], (ids,))]
+            values = (ids, fingerprints, list(map(int, starts)), free, self.owner, keeper, self._now(db))
+            return [run_from(row) for row in sorted(db.all(SQL["claim_runs"], values))] if free else []
+
+        self._bury_the_dead()
+        claimed = self._commit_claim(work)
+        if claimed:
+            self._notify()
+        return claimed
 
     def release_run(self, run: Run) -> None:
         def work(db: Session) -> None:

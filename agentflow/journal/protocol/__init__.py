@@ -13,7 +13,7 @@ from agentflow.journal.protocol.cache import CacheEntry, CacheFilter, CacheLock,
 from agentflow.journal.protocol.history import HistoryVerbs
 from agentflow.journal.protocol.limits import LimitVerbs
 from agentflow.journal.protocol.retention import Pruned, RetentionVerbs
-from agentflow.journal.protocol.runs import RunFilter, RunVerbs
+from agentflow.journal.protocol.runs import RunClaim, RunFilter, RunVerbs
 from agentflow.journal.protocol.steps import StepVerbs
 from agentflow.journal.protocol.waits import WaitVerbs
 
@@ -41,4 +41,4 @@ class Journal(RunVerbs, HistoryVerbs, StepVerbs, WaitVerbs, LimitVerbs, CacheVer
         ...
 
 
-__all__ = ["CacheEntry", "CacheFilter", "CacheLock", "CacheRow", "Journal", "Pruned", "RunFilter"]
+__all__ = ["CacheEntry", "CacheFilter", "CacheLock", "CacheRow", "Journal", "Pruned", "RunClaim", "RunFilter"]

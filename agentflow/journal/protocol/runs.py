@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
 
 from agentflow.model.runs import NewRun, Origin, Run
@@ -23,6 +23,16 @@ class RunFilter(NamedTuple):
     parent: str = ""
     #: Only runs that have all of these tags.
     tags: tuple[str, ...] = ()
+
+
+class RunClaim(NamedTuple):
+    """A run that a process would own."""
+
+    run_id: str
+    #: Of the code that will run it.
+    fingerprint: str = ""
+    #: Whether it is RUNNING then; else it waits to be.
+    start: bool = True
 
 
 class RunVerbs(Protocol):
@@ -52,6 +62,14 @@ class RunVerbs(Protocol):
         `origin`: who asked for this life, None = nobody in particular.
 
         Raises `RunNotFoundError`, `RunFinishedError`, `RunOwnedError` (a live process owns it; unless `take_over`).
+        """
+        ...
+
+    def claim_runs(self, wanted: Sequence[RunClaim]) -> list[Run]:
+        """Own those of these runs that nobody owns and that have not ended, all in one transaction; oldest first.
+
+        Each as by `claim_run`, and named once. What somebody else owns, or is just claiming, is left out and not
+        waited for.
         """
         ...
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import TypeVar
 
 import apsw
 import orjson
 
-from agentflow.errors import JournalUnavailable, RunFinishedError, RunOwnedError
+from agentflow.errors import JournalUnavailable, RunFinishedError, RunNotFoundError, RunOwnedError
 from agentflow.journal import rules
-from agentflow.journal.protocol import RunFilter
+from agentflow.journal.protocol import RunClaim, RunFilter
 from agentflow.journal.rows import new_run, new_run_values, run_from
 from agentflow.journal.sql.filters import runs_wanted
 from agentflow.journal.sql.lives import end_life
@@ -62,34 +63,56 @@ class SqliteRuns(SqliteBase):
         origin: Origin | None = None,
     ) -> Run:
         taken: list[tuple[int, int]] = []
-
-        def work(db: apsw.Connection) -> Run:
-            run = self._need_run(db, run_id)
-            if run.state.is_final:
-                raise RunFinishedError(run_id, run.state.value)
-            held = self._ownership.is_held(run.number, run.epoch)
-            if held and not take_over:
-                raise RunOwnedError(run_id, run.owner or "another process")
-            self._own(taken, run.number, run.epoch + 1, run_id, run.owner)
-            crashed = 1 if run.state is StateType.RUNNING and run.owner else 0
-            now = self._clock()
-            lost = LifeEnd.TAKEN_OVER if held else LifeEnd.CRASHED
-            end_life(changes(db), run.number, run.epoch, run.owner, now, lost)
-            db.execute(SQL["claim_run"], (self.owner, now, crashed, run.number, int(start)))
-            asked = "" if origin is None else origin.value
-            db.execute(SQL["begin_life"], (run.number, run.epoch + 1, now, self.owner, asked, fingerprint))
-            return self._need_run(db, run_id)
-
-        run = self._commit_claim(work, taken)
+        claim, asked = RunClaim(run_id, fingerprint, start), "" if origin is None else origin.value
+        run = self._commit_claim(lambda db: self._claim(db, taken, claim, asked, take_over=take_over), taken)
         self._notify()
         return run
+
+    def claim_runs(self, wanted: Sequence[RunClaim]) -> list[Run]:
+        taken: list[tuple[int, int]] = []
+
+        def work(db: apsw.Connection) -> list[Run]:
+            claimed: list[Run] = []
+            for claim in wanted:
+                with suppress(RunNotFoundError, RunFinishedError, RunOwnedError):
+                    claimed.append(self._claim(db, taken, claim))
+            return sorted(claimed, key=lambda run: run.number)
+
+        claimed = self._commit_claim(work, taken) if wanted else []
+        if claimed:
+            self._notify()
+        return claimed
+
+    def _claim(
+        self,
+        db: apsw.Connection,
+        taken: list[tuple[int, int]],
+        claim: RunClaim,
+        asked: str = "",
+        *,
+        take_over: bool = False,
+    ) -> Run:
+        run = self._need_run(db, claim.run_id)
+        if run.state.is_final:
+            raise RunFinishedError(run.id, run.state.value)
+        held = self._ownership.is_held(run.number, run.epoch)
+        if held and not take_over:
+            raise RunOwnedError(run.id, run.owner or "another process")
+        self._own(taken, run.number, run.epoch + 1, run.id, run.owner)
+        crashed = 1 if run.state is StateType.RUNNING and run.owner else 0
+        now = self._clock()
+        lost = LifeEnd.TAKEN_OVER if held else LifeEnd.CRASHED
+        end_life(changes(db), run.number, run.epoch, run.owner, now, lost)
+        db.execute(SQL["claim_run"], (self.owner, now, crashed, run.number, int(claim.start)))
+        db.execute(SQL["begin_life"], (run.number, run.epoch + 1, now, self.owner, asked, claim.fingerprint))
+        return self._need_run(db, run.id)
 
     def _own(self, taken: list[tuple[int, int]], number: int, epoch: int, run_id: str, owner: str) -> None:
         if (number, epoch) in taken:  # the work is done once more after an interruption
             return
         taken.append((number, epoch))
         if not self._ownership.acquire(number, epoch):
-            taken.clear()
+            taken.remove((number, epoch))
             raise RunOwnedError(run_id, owner or "another process")
 
     def _commit_claim(self, work: Callable[[apsw.Connection], T], taken: list[tuple[int, int]]) -> T:

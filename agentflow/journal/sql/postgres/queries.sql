@@ -31,6 +31,39 @@ WHERE number > ? AND flow != ALL(?::text[]) AND state NOT IN ('COMPLETED', 'FAIL
     SELECT 1 FROM wait WHERE wait.run = run.number AND consumed IS NULL AND (decided IS NOT NULL OR due <= ?)))
 ORDER BY number LIMIT ?
 
+-- name: lock_free_runs
+SELECT number FROM run
+WHERE id = ANY(?::text[]) AND state NOT IN ('COMPLETED', 'FAILED', 'CANCELLED', 'CRASHED') AND coalesce(keeper, 0) = 0
+ORDER BY number FOR NO KEY UPDATE SKIP LOCKED
+
+-- name: claim_runs
+WITH wanted AS (
+  SELECT run.number, run.epoch, run.owner, run.state, run.created, run.origins, run.fingerprint AS first_code,
+         asked.fingerprint, asked.start
+  FROM unnest(?1::text[], ?2::text[], ?3::bigint[]) AS asked (id, fingerprint, start) JOIN run USING (id)
+  WHERE run.number = ANY(?4::bigint[])
+), crashed AS (
+  UPDATE life SET ended = ?7, "end" = 'crashed', message = '', account = NULL FROM wanted
+  WHERE life.run = wanted.number AND life.number = wanted.epoch AND life."end" = 'running'
+), kept AS (
+  INSERT INTO life
+  SELECT number, 1, created, owner, split_part(origins, ',', 1), first_code, 1, ?7, 'crashed', '', NULL
+  FROM wanted WHERE epoch = 1 ON CONFLICT DO NOTHING
+), begun AS (
+  INSERT INTO life
+  SELECT number, epoch + 1, ?7, ?5, '', fingerprint, (coalesce((SELECT max(id) FROM step
+    WHERE step.id > wanted.number << 32 AND step.id < (wanted.number + 1) << 32), 0) & 4294967295) + 1,
+    NULL, 'running', '', NULL
+  FROM wanted
+)
+UPDATE run SET epoch = run.epoch + 1, owner = ?5, keeper = ?6,
+               crashes = run.crashes + CASE WHEN run.state = 'RUNNING' AND run.owner != '' THEN 1 ELSE 0 END,
+               started = CASE wanted.start WHEN 1 THEN coalesce(run.started, ?7) ELSE run.started END,
+               state = CASE WHEN run.state = 'CANCELLING' OR wanted.start = 0 THEN run.state ELSE 'RUNNING' END,
+               message = CASE WHEN run.state = 'CANCELLING' OR wanted.start = 0 THEN run.message ELSE '' END
+FROM wanted WHERE run.number = wanted.number
+RETURNING run.*
+
 -- name: keep_first_life
 INSERT INTO life
 SELECT number, 1, created, ?2, split_part(origins, ',', 1), fingerprint, 1, ?3, ?4, ?5, ?6 FROM run WHERE number = ?1
