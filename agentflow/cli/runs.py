@@ -135,7 +135,9 @@ def logs(
         for number, row in page:
             last = number
             at = stamp(row.at)
-            line = {"at": at, "level": row.level, "step": row.step, "text": row.text}
+            line = {
+                "at": at, "level": row.level, "step": row.step, "text": row.text, "source": row.source
+            }  # fmt: skip
             if not json:
                 print_line(f"{when(at)}  {row.step or found.flow}  {row.text}")
             elif follow:

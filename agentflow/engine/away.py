@@ -13,6 +13,8 @@ class Line:
 
     level: int
     text: str
+    #: Where in the code: file, line, function.
+    source: str
     #: From ``log_prints``, not from a logger.
     printed: bool = False
 

@@ -6,11 +6,13 @@ Lines are collected in memory and written in batches; the last batch is written 
 from __future__ import annotations
 
 import builtins
+import inspect
 import logging
 import sys
 import threading
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from contextvars import ContextVar
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from agentflow.engine.away import ABROAD, Line
@@ -37,7 +39,7 @@ class RunLogger(logging.LoggerAdapter[logging.Logger]):
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
         if level >= self._lowest:
-            self._record(Line(level, str(msg) % args if args else str(msg)))
+            self._record(Line(level, str(msg) % args if args else str(msg), _called_from()))
         kwargs.setdefault("stacklevel", 2)
         super().log(level, msg, *args, **kwargs)
 
@@ -61,7 +63,7 @@ def get_run_logger() -> RunLogger:
     else:
         frame = current_frame("get_run_logger()")
         run, step = frame.run, frame.policy.name
-    return RunLogger(lambda line: run_log(run, line.text, level=line.level, step=step), lowest_level(run))
+    return RunLogger(lambda line: _line(run, line, step), lowest_level(run))
 
 
 def lowest_level(run: ActiveRun) -> int:
@@ -71,15 +73,35 @@ def lowest_level(run: ActiveRun) -> int:
 
 def heard(run: ActiveRun, step: str, line: Line) -> None:
     """Take a line of a body that runs elsewhere as if it ran here."""
-    run_log(run, line.text, level=line.level, step=step)
+    _line(run, line, step)
     if not line.printed:
         _logger.log(line.level, "%s", line.text)
 
 
-def run_log(run: ActiveRun, text: str, *, level: int = logging.INFO, step: str = "") -> None:
+def _line(run: ActiveRun, line: Line, step: str) -> None:
+    run_log(run, line.text, level=line.level, step=step, source=line.source)
+
+
+def _called_from() -> str:
+    """Where in the user's code a line is logged or printed: ``file.py:12 function``."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_code.co_filename in _BETWEEN:
+        frame = frame.f_back
+    if frame is None:
+        return ""
+    return f"{PurePath(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_qualname}"
+
+
+#: Files between the user's code and `_called_from`.
+_BETWEEN = {__file__, logging.Logger.log.__code__.co_filename}
+
+
+def run_log(
+    run: ActiveRun, text: str, *, level: int = logging.INFO, step: str = "", source: str = ""
+) -> None:
     """Record a line."""
     clean = text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")[:_TEXT_LIMIT]
-    run.log_lines.append(LogRow(run.number, run.options.clock(), level, "agentflow.run", step, clean))
+    run.log_lines.append(LogRow(run.number, run.options.clock(), level, "agentflow.run", step, clean, source))
     if len(run.log_lines) >= _BATCH or level >= logging.ERROR:
         flush_logs(run)
 
@@ -116,9 +138,9 @@ def _recording_print(*values: object, **options: Any) -> None:
     if options.get("file") in (None, sys.stdout):
         frame, abroad = CURRENT.get(), ABROAD.get()
         if abroad is not None and abroad.step.log_prints:
-            abroad.tell(Line(logging.INFO, _joined(values, options.get("sep")), printed=True))
+            abroad.tell(_printed(values, options))
         elif frame is not None and records_prints(frame):
-            run_log(frame.run, _joined(values, options.get("sep")), step=frame.policy.name)
+            _line(frame.run, _printed(values, options), frame.policy.name)
             if _recorded_only:
                 return
     _print(*values, **options)
@@ -134,5 +156,7 @@ def keep_prints() -> None:
     _logger.propagate = False
 
 
-def _joined(values: tuple[object, ...], sep: object) -> str:
-    return (" " if sep is None else str(sep)).join(map(str, values))
+def _printed(values: tuple[object, ...], options: Mapping[str, Any]) -> Line:
+    sep = options.get("sep")
+    text = (" " if sep is None else str(sep)).join(map(str, values))
+    return Line(logging.INFO, text, _called_from(), printed=True)

@@ -244,7 +244,11 @@ class ControlTools:
         rows = self._journal.logs(self._run(run_id).number, after=after, limit=limit)
         lines = [
             LogLine(
-                at=stamp(row.at) or "", level=logging.getLevelName(row.level), step=row.step, text=row.text
+                at=stamp(row.at) or "",
+                level=logging.getLevelName(row.level),
+                step=row.step,
+                text=row.text,
+                source=row.source,
             )
             for _, row in rows
         ]

@@ -138,6 +138,8 @@ class LogLine(_Shape):
     level: str
     step: str
     text: str
+    #: Where in the code it was logged or printed; empty = by agentflow itself.
+    source: str
 
 
 class LogLines(_Shape):

@@ -123,3 +123,5 @@ class LogRow(NamedTuple):
     logger: str
     step: str
     text: str
+    #: Where in the code: ``file.py:12 function``; empty = it is not code of the user's that says it.
+    source: str = ""

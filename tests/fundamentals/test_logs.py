@@ -154,3 +154,32 @@ def test_odd_text_does_not_break_the_log() -> None:
     first, second = log_of(journal)
     assert first == "a?b\ufffdc"
     assert len(second) == 64_000
+
+
+def test_a_line_says_where_in_the_code_it_comes_from() -> None:
+    """File, line and function of whoever logged or printed it; what the engine says comes from nowhere."""
+    failed: list[int] = []
+
+    @task(retries=1)
+    def speak() -> None:
+        log = get_run_logger()
+        log.info("one")
+        log.log(logging.WARNING, "two")
+        print("three")
+        if not failed:
+            failed.append(1)
+            raise ValueError
+
+    @flow(log_prints=True)
+    def run() -> None:
+        speak()
+
+    journal = memory()
+    start(run, journal=journal)
+    said = {line.text.split()[0]: line.source for _, line in journal.logs(1)}
+    first = speak.fn.__code__.co_firstlineno
+    name = "test_a_line_says_where_in_the_code_it_comes_from.<locals>.speak"
+    assert {word: said[word] for word in ("one", "two", "three")} == {
+        word: f"test_logs.py:{first + line} {name}" for word, line in (("one", 3), ("two", 4), ("three", 5))
+    }
+    assert said["speak"] == ""

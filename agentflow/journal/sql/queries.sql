@@ -133,10 +133,10 @@ DELETE FROM cache_lock WHERE key = ? AND run = ? AND epoch = ? AND step = ?
 DELETE FROM cache_lock WHERE run = ?
 
 -- name: add_log
-INSERT INTO log (run, at, level, logger, step, text) VALUES (?, ?, ?, ?, ?, ?)
+INSERT INTO log (run, at, level, logger, step, text, source) VALUES (?, ?, ?, ?, ?, ?, ?)
 
 -- name: logs
-SELECT id, run, at, level, logger, step, text FROM log WHERE run = ? AND id > ? ORDER BY id LIMIT ?
+SELECT id, run, at, level, logger, step, text, source FROM log WHERE run = ? AND id > ? ORDER BY id LIMIT ?
 
 -- name: put_limit
 INSERT INTO concurrency_limit VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?7)

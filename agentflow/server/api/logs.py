@@ -24,6 +24,7 @@ def log_view(line_id: int, line: LogRow) -> dict[str, Any]:
         "level": logging.getLevelName(line.level),
         "step": line.step,
         "text": line.text,
+        "source": line.source,
     }
 
 

@@ -140,6 +140,7 @@ function takeLogs(lines) {
     at.dateTime = line.at;
     at.title = line.at;
     const words = make("span", "", [line.step ? make("i", "", `${line.step} `) : "", line.text]);
+    words.title = line.source;
     logs.append(make("div", line.level.toLowerCase(), [at, make("b", "", line.level), words]));
   }
   while (logs.childElementCount > LOG_LIMIT) logs.firstChild.remove();
