@@ -87,6 +87,8 @@ class ActiveRun:
     interrupted: bool = False
     #: The flow's own code has ended by what is no outcome: Ctrl-C, a cancellation, an eviction.
     cut_off: bool = False
+    #: `check` may have something to say; looked at first on the hot path.
+    guarded: bool = False
     #: The process is to end: no step begins any more; see `agentflow.engine.draining`.
     draining: bool = False
     #: It was asked to stop before this life, and transactions are open: it stops at the first step that is new.
@@ -130,14 +132,14 @@ class ActiveRun:
         self.first = sequence_of(last) + 1
         self._fence: Unwinding | None = None
         self._revoked = False
-        #: `check` may have something to say; looked at first on the hot path.
-        self.guarded = False
         self.clock = options.clock
         self.tally = Tally()
         self.model_spoke = bool(self.records and self.records.spoke)
         self.transactions = TransactionsOfALife(self.records)
         #: Frames of executing bodies.
         self.bodies: set[Frame] = set()
+        #: Frames of generators whose consumers have an item and have not asked for the next one.
+        self.resting: set[Frame] = set()
         self.pendings: dict[str, Pending] = {}
         self.queued: set[Queued] = set()
         self.blocked = Blocked()

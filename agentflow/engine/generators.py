@@ -149,12 +149,15 @@ class Items:
         if self.count <= self.skip:
             return START
         run.bodies.discard(child)  # it rests: nothing of it moves until its consumer asks for more
+        run.resting.add(child)
         try:
             push: Push = await self._emit(item)
         except GeneratorExit:  # the run has ended
             if not self.is_async:
                 self.source.close()
             raise
+        finally:
+            run.resting.discard(child)
         run.bodies.add(child)
         child.task = rt.task()
         child.thread = 0 if child.task is not None else get_ident()

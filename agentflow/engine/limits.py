@@ -56,12 +56,15 @@ def is_limited(call: Call) -> bool:
 async def take_for_tags(call: Call, child: Frame, rt: Runtime) -> None:
     """Take a slot of each limit on a tag of the call, for one attempt of it: `child` has the claim.
 
-    What a task around it holds counts for what it calls as well.
+    What a task around it holds counts for what it calls as well; and so does what a generator holds, for what is called
+    in the branch that consumes it, between two items: it would have to wait for a generator that waits for it.
     """
     run = call.run
     if not is_limited(call):
         return
     around = {name for body in child.enclosing() for name in body.slots}
+    if run.resting and not call.own:
+        around |= {name for rests in tuple(run.resting) if _called_by(rests, call) for name in rests.slots}
     names = [TAG_PREFIX + tag for tag in sorted(effective_tags(call))]
     names = [name for name in names if name in run.tag_limits and name not in around]
     if not names:
@@ -71,6 +74,12 @@ async def take_for_tags(call: Call, child: Frame, rt: Runtime) -> None:
     if await take(run.journal, settings, claim, rt, frame=call.frame):
         child.slots, child.claim = tuple(names), claim.id
     child.t0 = run.clock()
+
+
+def _called_by(generator: Frame, call: Call) -> bool:
+    """Whether a body around the call has called the generator."""
+    caller = generator.parent
+    return caller is not None and caller.root in call.frame.enclosing()
 
 
 async def commit_and_give_back(child: Frame, rows: list[StepRow], rt: Runtime, extras: Extras) -> None:

@@ -90,6 +90,46 @@ def test_a_generator_holds_its_slot_until_it_has_ended(how: str) -> None:
     assert seen == [0, 1, 0]
 
 
+@pytest.mark.parametrize("colour", ["sync", "async"])
+def test_what_consumes_a_generator_shares_its_slot(colour: str) -> None:
+    """Between two items it would else wait for a generator that waits for it. What it submits needs a slot."""
+    journal = with_limit(1, "tag:db")
+    seen: list[list[str]] = []
+
+    @task(tags=["db"])
+    def count() -> Iterator[int]:
+        yield from range(3)
+
+    @task(tags=["db"])
+    async def count_async() -> AsyncIterator[int]:
+        for number in range(3):
+            yield number
+
+    @task(tags=["db"])
+    def use(number: int) -> int:
+        seen.append([slot.step for slot in held(journal, "tag:db")])
+        return number
+
+    @task(tags=["db"], side_effect=True)
+    async def pay(number: int) -> int:
+        return use(number)
+
+    @flow
+    def work() -> list[int]:
+        used = [use(number) for number in count()]
+        return [*used, use.submit(3).result()]
+
+    @flow
+    async def work_async() -> list[int]:
+        paid = [await pay(number) async for number in count_async()]
+        return [*paid, await pay(3)]
+
+    assert start(work if colour == "sync" else work_async, journal=journal).value == [0, 1, 2, 3]
+    holders = ["count", "use"] if colour == "sync" else ["count_async", "pay"]
+    assert seen == [[holders[0]]] * 3 + [[holders[1]]]
+    assert not held(journal, "tag:db")
+
+
 def test_an_async_generator_holds_its_slot_until_it_has_ended() -> None:
     """The same on an event loop."""
     journal = with_limit(1, "tag:db")
