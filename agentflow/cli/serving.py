@@ -1,4 +1,4 @@
-"""``agentflow serve`` and ``agentflow mcp``: flows kept ready for people, programs and chats; heavy imports inside."""
+"""``agentflow serve``, ``worker`` and ``mcp``: flows kept ready for people and programs; heavy imports inside."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from agentflow.mcp.stdio import stdout_kept_clean
 from agentflow.settings import Settings
 from agentflow.shells import mark_worker
 from agentflow.tasks import Task
+from agentflow.workers.background import serve_until_stopped
 from agentflow.workers.inline import InlineWorker, Worker
 from agentflow.workers.process import ProcessWorker
 
@@ -82,6 +83,28 @@ def serve(
         token=token,
         on_ready=ready,
     )
+    return COMPLETED
+
+
+def work(*files: str, isolate: Annotated[bool, Parameter(negative=())] = False) -> int:
+    """Execute runs of flows, and tasks in the background, until Ctrl-C or SIGTERM; without pages, API and MCP.
+
+    For machines beside the one that serves, with a journal that they share (AGENTFLOW_DATABASE_URL): on PostgreSQL, or
+    behind that server. What is under way when it stops goes on elsewhere.
+
+    Args:
+        files: FILE.py or FILE.py:FLOW, as many as you like.
+        isolate: Run each run in a process of its own, with the code as it is then; one that does not stop is killed.
+    """
+    if not files:
+        message = "name at least one file with flows or tasks: agentflow worker FILE.py"
+        raise UsageError(message)
+    worker = _worker(files, isolate=isolate, with_tasks=True)
+    say(f"flows    {', '.join(sorted(worker.flows)) or 'none'}")
+    if worker.background:
+        say(f"tasks    {', '.join(sorted(name.removeprefix(PREFIX) for name in worker.background))}")
+    say(f"journal  {worker.journal.url}")
+    serve_until_stopped(worker)
     return COMPLETED
 
 

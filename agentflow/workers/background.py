@@ -15,7 +15,7 @@ from agentflow.journal.protocol import Journal
 from agentflow.shells import mark_worker
 from agentflow.tasks import Task
 from agentflow.workers.ending import ending_when_told
-from agentflow.workers.inline import InlineWorker
+from agentflow.workers.inline import InlineWorker, Worker
 
 
 def serve(
@@ -61,7 +61,7 @@ def serve(
     return serve_on_loop(worker) if running_loop() is not None else serve_until_stopped(worker)
 
 
-def serve_until_stopped(worker: InlineWorker) -> None:
+def serve_until_stopped(worker: Worker) -> None:
     """Serve until Ctrl-C or SIGTERM; a second one does not wait for tasks to end."""
     stop = threading.Event()
     with ending_when_told(worker, stop.set), worker:

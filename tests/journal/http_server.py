@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from typing import Any, Self
 
 import uvicorn
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agentflow.journal.api_keys import digest_of, new_api_key
@@ -59,7 +60,10 @@ class HttpServer:
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         _, name, rest = scope["path"].split("/", 2)
-        await self._apps[name]({**scope, "path": f"/{rest}"}, receive, send)
+        app: ASGIApp = self._apps.get(
+            name, Response(status_code=503)
+        )  # as what stands before a server says it
+        await app({**scope, "path": f"/{rest}"}, receive, send)
 
     def serve(self, journal: Journal) -> Served:
         """Have workers reach a journal."""
@@ -116,9 +120,12 @@ class Served:
 class WorkersJournal(HttpJournal):
     """A worker's journal; what a worker may not do, a person does at the server."""
 
-    def __init__(self, served: Served, key: bytes, **options: Any) -> None:
+    #: Where verbs are struck, in random programs.
+    plan: Any
+
+    def __init__(self, served: Served, key: bytes, *, url: str = "", **options: Any) -> None:
         self.served = served
-        super().__init__(served.url, key, served.key(), **options)
+        super().__init__(url or served.url, key, served.key(), **options)
 
     def try_append(self, number: int, epoch: int, rows: Sequence[StepRow]) -> bool:
         """What cannot be done at once is done as the engine does it then."""

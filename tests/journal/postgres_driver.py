@@ -1,4 +1,4 @@
-"""Processes on one PostgreSQL journal, told what to do line by line: to be killed, frozen and asked from outside.
+"""Processes on one journal, told what to do line by line: to be killed, frozen and asked from outside.
 
 Usage: ``python -m tests.journal.postgres_driver URL LEASE``; one JSON answer for each word on the input.
 """
@@ -6,14 +6,16 @@ Usage: ``python -m tests.journal.postgres_driver URL LEASE``; one JSON answer fo
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from agentflow.errors import Fenced, JournalUnavailable, RunOwnedError
+from agentflow.journal.http import HttpJournal
 from agentflow.journal.postgres import PostgresJournal
-from agentflow.journal.protocol import RunFilter
+from agentflow.journal.protocol import Journal, RunFilter
 from agentflow.model.runs import NewRun, Origin, Run
 from agentflow.model.states import StateType
 from agentflow.model.steps import StepRow
@@ -42,10 +44,17 @@ def answer(call: Callable[[], Any]) -> Any:
         return type(error).__name__
 
 
+def opened(url: str, lease: float) -> Journal:
+    """The journal at that address."""
+    if url.startswith("http"):
+        return cast("Journal", HttpJournal(url, KEY, os.environ["AGENTFLOW_API_KEY"], lease=lease))
+    return PostgresJournal(url, KEY, lease=lease)
+
+
 def main() -> None:
     """Do as told until the input ends."""
     url, lease = sys.argv[1], float(sys.argv[2])
-    journal = PostgresJournal(url, KEY, lease=lease)
+    journal = opened(url, lease)
     held: list[Run] = []
 
     def own(run: Run) -> int:

@@ -69,20 +69,26 @@ class HttpJournal:
         patience: float = PATIENCE,
         reply: float = REPLY,
     ) -> None:
-        self._line = Line(url, api_key, patience=patience, reply=reply)
-        self.key, self.url, self.address = key, self._line.url, url
-        self._check_server()
+        self.line = Line(url, api_key, patience=patience, reply=reply)
+        self.key, self.url, self.address = key, self.line.url, url
+        try:
+            self._check_server()
+        except BaseException:
+            self.line.close("the journal is closed")
+            raise
         self._listeners: list[Callable[[], None]] = []
         worker = f"{socket.gethostname()}:{os.getpid()}"
-        self._keeper = Keeper(self._line, worker, lease, self._tell)
+        self._keeper = Keeper(self.line, worker, lease, self._tell)
         self._appends = Appends(self._send_appends)
+        #: First rows of what may be stored: the server was away for too long.
+        self._doubtful: set[int] = set()
         #: In which session a run was claimed.
         self._claims: dict[Claim, Session] = {}
         _journals.add(self)
 
     def _check_server(self) -> None:
         try:
-            answer, _ = self._line.ask("", lambda _: None, patience=0.0)
+            answer, _ = self.line.ask("", lambda _: None, patience=0.0)
         except JournalUnavailable as error:
             message = f"{str(error).partition(';')[0]}; start it there with: agentflow serve"
             raise JournalOpenError(message) from None
@@ -102,7 +108,7 @@ class HttpJournal:
 
     # -- what is not a verb of a noun
     def version(self) -> int:
-        answer, _ = self._line.ask("/version", lambda _: None)
+        answer, _ = self.line.ask("/version", lambda _: None)
         return int(orjson.loads(_good(answer))["version"])
 
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
@@ -111,13 +117,13 @@ class HttpJournal:
         return lambda: self._listeners.remove(callback) if callback in self._listeners else None
 
     def close(self) -> None:
-        if not self._line.closed:
+        if not self.line.closed:
             self._keeper.close()
-            self._line.close("the journal is closed")
+            self.line.close("the journal is closed")
 
     def leave_to_parent(self) -> None:
         """Forbid its use in a forked process."""
-        self._line.leave_to_parent(_FORKED)
+        self.line.leave_to_parent(_FORKED)
         self._keeper.leave_to_parent()
         self._appends.leave_to_parent()
 
@@ -148,7 +154,13 @@ class HttpJournal:
         arguments = {"number": number, "epoch": epoch, "rows": rows}
         options = {"durable": durable, "cache": cache, "consumed": consumed, "released": released}
         arguments |= {name: value for name, value in options.items() if value}
-        self._appends.add(Append(session, arguments, size))
+        first = rows[0].id if rows else 0
+        try:
+            self._appends.add(Append(session, arguments, size, repeat=first in self._doubtful))
+        except JournalUnavailable:
+            self._doubtful.add(first)
+            raise
+        self._doubtful.discard(first)
 
     def prune_runs(
         self, ended_before: float, *, after: int = 0, limit: int = 100, dry_run: bool = False
@@ -158,16 +170,20 @@ class HttpJournal:
         return Pruned()
 
     # -- sending
+    def session(self) -> Session:
+        """What the server knows this process by. Raises `JournalUnavailable`."""
+        return self._keeper.session()
+
     def ask(self, verb: Verb, arguments: Mapping[str, Any]) -> Any:
         """What a verb comes to at the server."""
         if verb.reads:
             body = verb.request_bytes([Asked(arguments)])
-            answer, _ = self._line.ask(f"/verbs/{verb.name}", lambda _: body)
+            answer, _ = self.line.ask(f"/verbs/{verb.name}", lambda _: body)
             return _told(verb.reply_from(_good(answer))[0])
         claim = _claim(verb, arguments)
         while True:
-            session = self._keeper.session() if claim is None else self._session_of(claim)
-            outcomes = self._send(verb, session, [arguments])
+            session = self.session() if claim is None else self._session_of(claim)
+            outcomes = self.send(verb, session, [Asked(arguments)])
             if outcomes is not None:
                 result = _told(outcomes[0])
                 self._note(verb, arguments, result, session)
@@ -184,7 +200,7 @@ class HttpJournal:
             with suppress(Fenced):
                 self.ask(VERBS["release_run"], {"run": run})
 
-    def _send(self, verb: Verb, session: Session, calls: Sequence[Mapping[str, Any]]) -> list[Any] | None:
+    def send(self, verb: Verb, session: Session, calls: Sequence[Asked]) -> list[Any] | None:
         """What the calls came to; None where the session is over, and nothing was done.
 
         Raises `JournalUnavailable` where that is not known.
@@ -192,11 +208,14 @@ class HttpJournal:
         serials = [session.numbered() for _ in calls]
 
         def body(again: bool) -> bytes:  # noqa: FBT001 - the only thing that it is told
-            asked = [Asked(*call, again) for call in zip(calls, serials, strict=True)]
+            asked = [
+                Asked(call.arguments, serial, again or call.repeat)
+                for call, serial in zip(calls, serials, strict=True)
+            ]
             return verb.request_bytes(asked, session.known)
 
         try:
-            answer, again = self._line.ask(f"/verbs/{verb.name}", body, session=session.id)
+            answer, again = self.line.ask(f"/verbs/{verb.name}", body, session=session.id)
         finally:
             for serial in serials:
                 session.settled(serial)
@@ -210,7 +229,8 @@ class HttpJournal:
 
     def _send_appends(self, batch: Sequence[Append]) -> Sequence[BaseException | None]:
         try:
-            outcomes = self._send(VERBS["append"], batch[0].session, [request.arguments for request in batch])
+            calls = [Asked(request.arguments, repeat=request.repeat) for request in batch]
+            outcomes = self.send(VERBS["append"], batch[0].session, calls)
         except JournalUnavailable as error:
             return [JournalUnavailable(str(error)) for _ in batch]
         return [Fenced(_LOST) for _ in batch] if outcomes is None else outcomes
@@ -219,7 +239,7 @@ class HttpJournal:
         """The session that owns a run. Raises `Fenced` where that is over."""
         session = self._claims.get(claim)
         if session is None:
-            return self._keeper.session()
+            return self.session()
         if session.over:
             raise Fenced(_LOST)
         return session

@@ -14,12 +14,16 @@ _FULL = 4 * 1024 * 1024
 
 
 class Append(Asker):
-    """Rows of a run on their way, in the session that owns it. `size`: about how many bytes."""
+    """Rows of a run on their way, in the session that owns it.
 
-    __slots__ = ("arguments", "outcome", "session", "size")
+    `size`: about how many bytes; `repeat`: they may be stored already.
+    """
 
-    def __init__(self, session: Session, arguments: dict[str, Any], size: int) -> None:
+    __slots__ = ("arguments", "outcome", "repeat", "session", "size")
+
+    def __init__(self, session: Session, arguments: dict[str, Any], size: int, *, repeat: bool) -> None:
         super().__init__()
+        self.repeat = repeat
         self.session, self.arguments, self.size = session, arguments, size
         #: None, or what is raised.
         self.outcome = cast("BaseException | None", None)

@@ -44,6 +44,10 @@ class SessionOver(Exception):
     """A worker's session has ended, or was not heard of for a lease; nothing can be done in it any more."""
 
 
+class SessionAway(Exception):
+    """This process does not serve the session any more; another one will in a moment."""
+
+
 class Answering:
     """Which request of a session a thread carries out, for the transaction that is to remember what it comes to."""
 

@@ -11,7 +11,7 @@ import apsw
 
 from agentflow.errors import JournalUnavailable
 from agentflow.journal.locks import Ownership
-from agentflow.journal.protocol.serving import Answering, SessionOver, SessionRow, new_session
+from agentflow.journal.protocol.serving import Answering, SessionAway, SessionOver, SessionRow, new_session
 from agentflow.journal.sqlite import SqliteJournal
 from agentflow.journal.sqlite.base import SQL
 from agentflow.journal.wire import outcome_bytes, outcome_from
@@ -28,7 +28,9 @@ class SqliteSession(SqliteJournal):
         vars(self).update(vars(journal))  # one file, one writer
         self.row, self.owner = row, row.owner
         self._session, self._ownership = row.number, ownership
-        self._answering, self._over = Answering(), False
+        self._answering = Answering()
+        #: Why nothing is done in it any more.
+        self._over: type[Exception] | None = None
 
     @classmethod
     def opened(
@@ -62,17 +64,17 @@ class SqliteSession(SqliteJournal):
         return self._answering.request(serial, known)
 
     def renew(self) -> bool:
-        return not self._over
+        return self._over is None
 
     def end(self, *, lapsed: bool = False) -> None:
-        self._over = True
+        self._over = SessionOver
         self._ownership.close()
         with suppress(JournalUnavailable):  # nobody will use what is left of it
             self.drop_session(self.row, lapsed=lapsed)
         self._notify()
 
     def suspend(self) -> None:
-        self._over = True
+        self._over = SessionAway
         self._ownership.close()
 
     def close(self) -> None:
@@ -85,8 +87,8 @@ class SqliteSession(SqliteJournal):
         serial, known = request
 
         def once(db: apsw.Connection) -> Any:
-            if self._over:
-                raise SessionOver
+            if self._over is not None:
+                raise self._over
             kept: Any = db.execute(SQL["answer"], (self.row.id, serial)).get
             if kept is not None:
                 return outcome_from(kept)

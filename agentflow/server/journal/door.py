@@ -27,7 +27,7 @@ from starlette.routing import Route
 from agentflow.errors import Unwinding
 from agentflow.journal.api_keys import digest_of
 from agentflow.journal.protocol import Journal
-from agentflow.journal.protocol.serving import ApiKey, ServingVerbs, SessionOver
+from agentflow.journal.protocol.serving import ApiKey, ServingVerbs, SessionAway, SessionOver
 from agentflow.journal.serving import ServingJournal
 from agentflow.journal.wire import BODY_LIMIT, DOOR, JSON_TYPE, PROTOCOL, SESSION_HEADER, VERBS
 from agentflow.server.answers import JSON, crash_response, error_response
@@ -119,6 +119,8 @@ class Door:
                 return error_response(
                     request, 410, "SessionOver", "this session has ended, or was not heard of for a lease"
                 )
+            except SessionAway:
+                return error_response(request, 503, "SessionAway", "this server stops; ask again in a moment")
             except Forbidden as error:
                 return error_response(request, 403, "DecisionRefusedError", str(error))
             except Unwinding as error:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from agentflow.journal import serving
-from agentflow.journal.protocol.serving import SessionOver
+from agentflow.journal.protocol.serving import SessionAway, SessionOver
 from agentflow.journal.serving import JournalSession, ServingJournal
 
 #: A look at the sessions that comes so much later than the one before: this process was asleep, not they.
@@ -61,20 +61,25 @@ class Sessions:
         self._lock = threading.Lock()
         self._served: dict[str, Served] = {}
         self._looked = time.monotonic()
+        self._stopped = False
         for row in journal.sessions():
             self._resume(row.id)
 
     def open(self, worker: str, lease: float, api_key: str) -> JournalSession:
         """A new one; `lease` in seconds, within bounds."""
         lease = min(max(lease, SHORTEST_LEASE), LONGEST_LEASE)
-        session = serving.opened(self._journal, worker, lease, api_key, time.time())
         with self._lock:
+            if self._stopped:
+                raise SessionAway
+            session = serving.opened(self._journal, worker, lease, api_key, time.time())
             self._served[session.row.id] = Served(session)
         return session
 
     def get(self, session_id: str, api_key: str) -> Served:
-        """The session of that id, whose worker has just been heard of. Raises `SessionOver`."""
+        """The session of that id, whose worker has just been heard of. Raises `SessionOver`, `SessionAway`."""
         with self._lock:
+            if self._stopped:
+                raise SessionAway
             found = self._served.get(session_id) or self._resume(session_id)
         if found is None or found.journal.row.api_key != api_key:
             raise SessionOver
@@ -107,6 +112,7 @@ class Sessions:
     def suspend(self) -> None:
         """This server stops; whoever serves the journal next goes on with them."""
         with self._lock:
+            self._stopped = True
             served, self._served = list(self._served.values()), {}
         for session in served:
             session.journal.suspend()

@@ -1,0 +1,87 @@
+"""The random programs of the other stores behind a server, whose connections are cut and which is started anew.
+
+Two workers of one server share its journal. A fault cuts the connection of a verb: before its request has arrived, or
+after it was carried out and before its answer came back. The verb does what it would have done without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from hypothesis.stateful import precondition, rule
+
+from agentflow.journal.sqlite import SqliteJournal
+from tests.journal.http_server import HttpServer, Served, WorkersJournal
+from tests.journal.oracle import everything
+from tests.journal.steady_machine import SteadyJournals
+from tests.journal.striking import KEY, Fault
+from tests.journal.tcp_proxy import TcpProxy
+from tests.journal.test_limit_machine import play, slots_in
+
+
+class Plan:
+    """Where the next verb is struck."""
+
+    def __init__(self, proxy: TcpProxy) -> None:
+        self._proxy = proxy
+
+    def arm(self, fault: Fault | None) -> None:
+        self._proxy.arm("" if fault is None else "after" if fault.after else "before", "/verbs/")
+
+
+class HttpJournals(SteadyJournals):
+    """Workers of a server do the same as the memory journal."""
+
+    server: HttpServer
+
+    def __init__(self) -> None:
+        self.served: Served | None = None
+        super().__init__()
+
+    def opened(self) -> Any:
+        if self.served is None:
+            self.served = self.server.serve(SqliteJournal(self.folder / "j.db", KEY, clock=self.clock))
+            self.proxy = TcpProxy(urlsplit(self.served.url).port or 0)
+            self.proxy.__enter__()
+        worker = WorkersJournal(self.served, KEY, url=self.proxy.through(self.served.url))
+        worker.plan = Plan(self.proxy)
+        return worker
+
+    def looked_at(self) -> Sequence[Any]:
+        """At the server, after each step; by a worker, at the end."""
+        assert self.served is not None
+        return [self.served.journal]
+
+    def teardown(self) -> None:
+        for worker in self.stores:
+            assert everything(worker, self.now) == everything(self.oracle, self.now)
+            assert slots_in(worker) == slots_in(self.oracle)
+        super().teardown()
+        self.proxy.__exit__()
+        assert self.served is not None
+        self.served.close()
+        self.served.journal.close()
+
+    @precondition(lambda self: self.served is not None)
+    @rule()
+    def start_the_server_anew(self) -> None:
+        """Workers see nothing of it."""
+        assert self.served is not None
+        self.served.close()
+        self.served.open()
+
+
+def test_workers_do_what_the_oracle_does(http_server: HttpServer) -> None:
+    """In random programs with crashes, cut connections and restarts both stores hold and answer the same."""
+    HttpJournals.server = http_server
+    play(15, 20, HttpJournals)
+
+
+@pytest.mark.nightly
+def test_workers_do_what_the_oracle_does_for_long(http_server: HttpServer) -> None:
+    """The same, for hundreds of programs."""
+    HttpJournals.server = http_server
+    play(500, 60, HttpJournals)
