@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache, cached_property
-from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, cast, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, create_model
 
@@ -71,7 +71,7 @@ _ERRORS: Mapping[str, type[BaseException]] = {
     )
 }
 _OUTCOMES: Mapping[str, Any] = {
-    kind.__name__: kind for kind in (Run, Wait, CacheLock, Pruned, Grant, bool, int, float, str, list)
+    kind.__name__: kind for kind in (Run, Wait, CacheLock, Pruned, Grant, bool, int, float, str)
 }
 
 
@@ -204,12 +204,17 @@ def error_from(parts: Sequence[str]) -> BaseException:
         raise ValueError(message) from None
 
 
+_SEVERAL = "[]"
+
+
 # -- what a transaction came to, kept for whoever asks once more
 def outcome_bytes(value: object) -> bytes:
     """What a verb's transaction returned; nothing where that is of a kind that its verb has no use for."""
-    name = type(value).__name__
+    items = cast("list[object]", value) if isinstance(value, list) else [value]
+    name = type(items[0]).__name__ if items else "str"  # of nothing, any kind is right
     if name not in _OUTCOMES:
         return b""
+    name += _SEVERAL * isinstance(value, list)
     return name.encode() + b" " + _kept(name).model_construct(value=value).model_dump_json().encode()
 
 
@@ -222,4 +227,6 @@ def outcome_from(data: bytes) -> Any:
 
 @cache
 def _kept(name: str) -> type[BaseModel]:
-    return create_model(f"kept_{name}", __config__=_WIRE, value=(_OUTCOMES[name], ...))
+    kind = _OUTCOMES[name.removesuffix(_SEVERAL)]
+    fields: dict[str, Any] = {"value": (list[kind] if name.endswith(_SEVERAL) else kind, ...)}
+    return create_model("kept", __config__=_WIRE, **fields)

@@ -29,6 +29,7 @@ PAGES = [
             "coming-from-prefect",
             "limits",
             "postgresql",
+            "remote-workers",
         )
     ),
 ]

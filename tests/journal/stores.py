@@ -17,7 +17,7 @@ from tests.journal.http_server import HttpServer, OwnServer
 from tests.journal.postgres_server import PostgresServer
 
 KEY = b"k" * 32
-STORES = ["memory", "sqlite", "postgres", "http", "http-postgres"]
+STORES = ["memory", "sqlite", "postgres", "http", pytest.param("http-postgres", marks=pytest.mark.service)]
 
 
 def open_store(

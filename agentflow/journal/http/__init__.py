@@ -11,7 +11,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 from weakref import WeakSet
 
 import orjson
@@ -43,9 +43,9 @@ _OK, _REFUSED, _OVER = 200, 403, 410
 #: What others of this process wake up for at once; of what other processes do, the server tells.
 _NEWS = frozenset(
     {
-        "create_run", "claim_run", "release_run", "set_state", "request_cancel", "reopen_run", "fork_run", "open_wait",
-        "decide", "withdraw_wait", "send_event", "set_limit", "delete_limit", "reset_limit", "release_slots",
-        "unlock_key",
+        "create_run", "claim_run", "claim_runs", "release_run", "set_state", "request_cancel", "reopen_run",
+        "fork_run", "open_wait", "decide", "withdraw_wait", "send_event", "set_limit", "delete_limit", "reset_limit",
+        "release_slots", "unlock_key",
     }
 )  # fmt: skip
 Claim = tuple[int, int]
@@ -246,8 +246,9 @@ class HttpJournal:
 
     def _note(self, verb: Verb, arguments: Mapping[str, Any], result: Any, session: Session) -> None:
         """Remember in which session a run was claimed, for as long as it is owned."""
-        if verb.name in ("create_run", "claim_run") and result.owner:
-            self._claims[result.number, result.epoch] = session
+        if verb.name in ("create_run", "claim_run", "claim_runs"):
+            runs = cast("list[Run]", result if isinstance(result, list) else [result])
+            self._claims |= {(run.number, run.epoch): session for run in runs if run.owner}
         elif verb.name == "release_run" or (verb.name == "set_state" and arguments.get("release")):
             self._claims.pop(_claim(verb, arguments) or (0, 0), None)
 

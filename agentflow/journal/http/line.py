@@ -94,8 +94,9 @@ class Line:
                 reason = str(error) or type(error).__name__
             again = True
             if time.monotonic() + pause > deadline:
-                tried = f"the server {self.url} cannot be reached ({reason}; tried for {patience:g} s)"
-                raise JournalUnavailable(f"{tried}; resume the run once it is back")
+                tried = f", tried for {patience:g} s" * (patience > 0)
+                message = f"the server {self.url} cannot be reached ({reason}{tried}); resume the run once it is back"
+                raise JournalUnavailable(message)
             self._hang_up.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311 - so that not all come back at once
             pause = min(_LONGEST_PAUSE, 2 * pause)
 
