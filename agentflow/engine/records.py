@@ -229,6 +229,7 @@ class Records:
         self.standing = Standing()
         self._fold(rows)
         self._spread_effects()
+        self._count_again(self._stable_of)
 
     def _fold(self, rows: Iterable[StepRow]) -> None:
         scopes, openers = self.scopes, list[Record]()
@@ -318,6 +319,7 @@ class Records:
                 self._own(record, record.attempts)
         if has_effects:
             self._spread_effects()
+        self._count_again(known)
 
     def _spread_effects(self) -> None:
         """A step whose recorded subtree contains an effect counts as one, in the branch that called it.
@@ -337,6 +339,21 @@ class Records:
                 parent.effects.setdefault(record.place[1], {}).setdefault(record.row.effects, record.place)
                 record.effect = True
                 queue.append(around)
+
+    def _count_again(self, identities: Iterable[bytes]) -> None:
+        """A step that contains an effect counts as one in a later attempt, too, of the step around it.
+
+        There nothing need be recorded below it: what it asked for was found, over all attempts.
+        """
+        for identity in identities:
+            scope, effects = self.scopes.get(identity), self.scopes.get(self.stable_of(identity))
+            if scope is None or effects is None or scope is effects:
+                continue
+            for branch in effects.effects.values():
+                for place in branch.values():
+                    record = scope.index.get(place)
+                    if record is not None:
+                        record.effect = True
 
     @cached_property
     def order(self) -> list[Record]:

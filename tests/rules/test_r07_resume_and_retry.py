@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agentflow import flow, recorded, task
+from agentflow import flow, recorded, sleep, task
 from tests.fundamentals.lives import (
     Clock,
     Death,
@@ -272,3 +272,40 @@ def test_a_flow_killed_in_its_retry_delay_waits_for_what_is_left_of_it() -> None
     clock.now += 10
     assert resume(run, last_run(journal), journal, using=options(clock)).value == "done"
     assert clock.slept == [20.0]
+
+
+def test_a_retry_that_waits_goes_on_to_the_effects_after_the_wait() -> None:
+    """A sub-flow with an effect in it counts as one in each attempt around it, also in one that another life began."""
+    journal, clock = memory(), Clock(1000.0)
+
+    @task(side_effect=True)
+    def pay(what: str) -> str:
+        RAN.append(what)
+        return what
+
+    @flow
+    def inner() -> str:
+        return pay("inside")
+
+    @flow(retries=1)
+    def outer() -> str:
+        inner()
+        sleep(60).result()
+        pay("after")
+        if RAN.count("tried") == 0:
+            RAN.append("tried")
+            message = "at first"
+            raise RuntimeError(message)
+        return "done"
+
+    @flow
+    def run() -> str:
+        return outer()
+
+    outcome = start(run, journal=journal, using=options(clock))
+    while not outcome.state.is_final:
+        assert [wait.kind.value for wait in outcome.waiting_for] == ["timer"]
+        clock.now += 61
+        outcome = resume(run, outcome.run_id, journal, using=options(clock))
+    assert outcome.value == "done"
+    assert RAN == ["inside", "after", "tried"]
