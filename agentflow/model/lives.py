@@ -34,6 +34,20 @@ _ENDS = {
 }
 
 
+#: Said of a life whose process died while the run did not run.
+WHILE_WAITING = "while it waited"
+
+
+def waits(state: StateType) -> bool:
+    """Whether nothing of a run in that state moves, so that the death of its process was not its doing."""
+    return state in (StateType.PAUSED, StateType.PENDING)
+
+
+def last_words(state: StateType) -> str:
+    """What is said of a life whose process died while the run was in `state`."""
+    return WHILE_WAITING if waits(state) else ""
+
+
 def end_of(state: StateType) -> LifeEnd:
     """How a life ended that left its run in `state`."""
     return _ENDS.get(state, LifeEnd.SUSPENDED)

@@ -18,13 +18,16 @@ from agentflow.errors import (
     RunOwnedError,
     WaitNotFoundError,
 )
+from agentflow.journal.postgres import PostgresJournal
 from agentflow.journal.protocol import Journal, RunFilter
+from agentflow.journal.sqlite import SqliteJournal
 from agentflow.model.ids import new_id
+from agentflow.model.lives import LifeEnd
 from agentflow.model.runs import NewRun, Origin, Run
 from agentflow.model.states import StateType
 from agentflow.model.steps import LogRow, StepRow
 from agentflow.model.waits import Channel, Decision, Verdict, Wait, WaitKind
-from tests.journal.stores import STORES, open_store
+from tests.journal.stores import KEY, STORES, open_store
 
 
 @pytest.fixture(params=STORES)
@@ -61,6 +64,31 @@ def wait(
 def approved(reason: str = "") -> Decision:
     """A signature."""
     return Decision(Verdict.APPROVED, None, reason, "ann", Channel.WEB)
+
+
+def after_death(journal: Journal) -> Journal:
+    """The journal, opened by another process after the one that had it open is gone."""
+    journal.close()
+    if journal.url == "memory:":
+        return journal
+    if journal.address.startswith("postgresql"):
+        return PostgresJournal(journal.address, KEY)
+    return SqliteJournal(Path(journal.address.removeprefix("sqlite:///")), KEY)
+
+
+def test_a_run_whose_process_died_while_it_was_said_to_wait_is_due(journal: Journal) -> None:
+    """Another branch of it may have moved since: whoever claims it finds out. One that was given back is not due."""
+    runs = [journal.create_run(new_run()) for _ in range(2)]
+    for run, leaves in zip(runs, (False, True), strict=True):
+        journal.open_wait(run.epoch, wait(run, name=run.id))
+        journal.set_state(run.number, run.epoch, StateType.PAUSED, release=leaves)
+    assert journal.due_runs(9.0) == []
+    heir = after_death(journal)
+    assert [due.id for due in heir.due_runs(9.0)] == [runs[0].id]
+    heir.claim_run(runs[0].id)
+    first, second = heir.lives(runs[0].number)
+    assert (first.end, first.message, second.end) == (LifeEnd.CRASHED, "while it waited", LifeEnd.RUNNING)
+    heir.close()
 
 
 def test_a_new_run_is_read_back_as_it_was_stored(journal: Journal) -> None:

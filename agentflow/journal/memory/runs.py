@@ -12,7 +12,7 @@ from agentflow.journal import rules
 from agentflow.journal.memory.base import MemoryBase
 from agentflow.journal.protocol import RunClaim, RunFilter
 from agentflow.journal.rows import new_run
-from agentflow.model.lives import LifeEnd, end_of
+from agentflow.model.lives import LifeEnd, end_of, last_words
 from agentflow.model.runs import NewRun, Origin, Run
 from agentflow.model.states import StateType
 
@@ -55,7 +55,7 @@ class MemoryRuns(MemoryBase):
             if run.number in self._owned and not take_over:
                 raise RunOwnedError(run_id, run.owner or "another process")
             lost = LifeEnd.TAKEN_OVER if run.number in self._owned else LifeEnd.CRASHED
-            self._end_life(run.number, run.epoch, lost)
+            self._end_life(run.number, run.epoch, lost, last_words(run.state))
             self._owned.add(run.number)
             stays = run.state is StateType.CANCELLING or not start
             run = replace(
@@ -204,7 +204,9 @@ class MemoryRuns(MemoryBase):
     def _is_due(self, run: Run, now: float) -> bool:
         if run.state.is_final or run.state is StateType.SCHEDULED or run.number in self._owned:
             return False
-        if run.state is not StateType.PAUSED:
+        if (
+            run.state is not StateType.PAUSED or run.owner
+        ):  # died while it waited: other branches may have moved
             return True
         waits = [wait for wait in self._waits.values() if wait.run == run.number and wait.consumed is None]
         return any(wait.decided is not None or (wait.due is not None and wait.due <= now) for wait in waits)

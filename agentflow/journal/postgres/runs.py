@@ -15,7 +15,7 @@ from agentflow.journal.protocol import RunClaim, RunFilter
 from agentflow.journal.rows import new_run, new_run_values, run_from
 from agentflow.journal.sql.filters import runs_wanted
 from agentflow.journal.sql.lives import end_life
-from agentflow.model.lives import LifeEnd, end_of
+from agentflow.model.lives import LifeEnd, end_of, last_words
 from agentflow.model.runs import NewRun, Origin, Run
 from agentflow.model.states import StateType
 from agentflow.model.steps import SEQUENCE_BITS, StepRow
@@ -70,7 +70,7 @@ class PostgresRuns(PostgresBase):
             now = self._now(db)
             lost = LifeEnd.TAKEN_OVER if held else LifeEnd.CRASHED
             asked = "" if origin is None else origin.value
-            end_life(changes(db), run.number, run.epoch, run.owner, now, lost)
+            end_life(changes(db), run.number, run.epoch, run.owner, now, lost, last_words(run.state))
             with db.in_one_go():
                 db.do(SQL["claim_run"], (self.owner, now, crashed, run.number, int(start)))
                 db.do(SQL["keep_run"], (keeper, run.number))

@@ -130,6 +130,8 @@ class RunVerbs(Protocol):
     ) -> list[Run]:
         """Runs that nobody owns and that can move: pending, orphaned by a crash, or waiting with their wait over.
 
+        One whose process died while it was said to wait is orphaned, too: another branch of it may have moved.
+
         Oldest first; at most `limit`, of those whose number is greater than `after`. `without`: names of flows whose
         runs are not looked at.
         """

@@ -18,7 +18,7 @@ from agentflow.journal.sql.filters import runs_wanted
 from agentflow.journal.sql.lives import end_life
 from agentflow.journal.sqlite.base import SQL, SqliteBase, changes
 from agentflow.journal.sqlite.cache import forget_run
-from agentflow.model.lives import LifeEnd, end_of
+from agentflow.model.lives import LifeEnd, end_of, last_words
 from agentflow.model.runs import NewRun, Origin, Run
 from agentflow.model.states import StateType
 from agentflow.model.steps import SEQUENCE_BITS, StepRow
@@ -102,7 +102,7 @@ class SqliteRuns(SqliteBase):
         crashed = 1 if run.state is StateType.RUNNING and run.owner else 0
         now = self._clock()
         lost = LifeEnd.TAKEN_OVER if held else LifeEnd.CRASHED
-        end_life(changes(db), run.number, run.epoch, run.owner, now, lost)
+        end_life(changes(db), run.number, run.epoch, run.owner, now, lost, last_words(run.state))
         db.execute(SQL["claim_run"], (self.owner, now, crashed, run.number, int(claim.start)))
         db.execute(SQL["begin_life"], (run.number, run.epoch + 1, now, self.owner, asked, claim.fingerprint))
         return self._need_run(db, run.id)
@@ -242,7 +242,9 @@ class SqliteRuns(SqliteBase):
     def _is_due(self, run: Run, now: float) -> bool:
         if run.state is StateType.SCHEDULED or self._ownership.is_held(run.number, run.epoch):
             return False
-        if run.state is not StateType.PAUSED:
+        if (
+            run.state is not StateType.PAUSED or run.owner
+        ):  # died while it waited: other branches may have moved
             return True
         return self._one(SQL["run_is_awake"], (run.number, now)) is not None
 

@@ -27,7 +27,7 @@ SELECT * FROM step WHERE id = ANY(?) ORDER BY id
 SELECT * FROM run
 WHERE number > ? AND flow != ALL(?::text[]) AND state NOT IN ('COMPLETED', 'FAILED', 'CANCELLED', 'CRASHED', 'SCHEDULED')
   AND (keeper IS NULL OR keeper NOT IN (SELECT id FROM live_keeper))
-  AND (state != 'PAUSED' OR EXISTS (
+  AND (state != 'PAUSED' OR owner != '' OR EXISTS (
     SELECT 1 FROM wait WHERE wait.run = run.number AND consumed IS NULL AND (decided IS NOT NULL OR due <= ?)))
 ORDER BY number LIMIT ?
 
