@@ -9,7 +9,10 @@ from typing import Any
 from agentflow.engine.active import ActiveRun, Options
 from agentflow.engine.flow_run import Body, Outcome
 from agentflow.engine.forks import Cut, cut_at
+from agentflow.engine.poison import fruitless_lives, park, parked_message
+from agentflow.engine.policy import StepPolicy
 from agentflow.engine.reopening import reopen
+from agentflow.engine.runtime import INLINE, drive
 from agentflow.engine.termination import live, live_on_loop
 from agentflow.errors import ParameterError, RunNotFoundError
 from agentflow.journal.opening import open_journal
@@ -26,6 +29,7 @@ class Reruns:
     name: str
     binder: Binder
     validate_parameters: bool
+    policy: StepPolicy
 
     def claim(
         self,
@@ -89,6 +93,25 @@ class Reruns:
     def reopen(self, run_id: str, journal: Journal, *, origin: Origin | None = None) -> Run:
         """Make an ended run of this flow PENDING, for whoever claims it. Raises as `retry` does."""
         return reopen(journal, self.own_run(run_id, journal), origin=origin)
+
+    def park(self, run: Run, lives: int, *, journal: Journal, options: Options) -> str:
+        """End a run that has taken so many processes down in a row as CRASHED, and run its hooks; returns why.
+
+        "" where it has moved meanwhile. Raises as `claim` does.
+        """
+        active, _ = self.claim(run.id, journal=journal, options=options)
+        if active.epoch != run.epoch + 1:
+            journal.release_run(active.run)
+            return ""
+        message = parked_message(run, lives)
+        drive(park(active, self.policy, message, INLINE))
+        return message
+
+    def parked(self, run: Run, *, journal: Journal, options: Options) -> str:
+        """Why the run ends here and now, as it has only taken processes down lately; "" where it may go on."""
+        most = options.settings.max_crashes
+        lives = fruitless_lives(journal, run) if most else 0
+        return self.park(run, lives, journal=journal, options=options) if 0 < most <= lives else ""
 
     # -- going another way
     def fork(

@@ -48,6 +48,9 @@ class Settings:
     drain_patience: float = 5.0
     #: Seconds that a cancelled run with a process of its own has to stop before the process is killed.
     cancel_grace: float = 30.0
+    #: How many lives of a run in a row may end in the death of their process before any step has ended; then the run
+    #: is parked as CRASHED. 0 = no end to it.
+    max_crashes: int = 5
     #: How many runs a server executes at once; others wait.
     max_runs: int = 64
     #: How many processes of their own runs have at once (``agentflow serve --isolate``); others wait.

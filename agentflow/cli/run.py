@@ -16,7 +16,7 @@ from agentflow.flows import Flow, default_options
 from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Journal
 from agentflow.loading import load_flow
-from agentflow.model.runs import CRASHES_LIMIT, Run
+from agentflow.model.runs import Run
 from agentflow.model.states import StateType
 from agentflow.shells import mark_worker
 
@@ -75,12 +75,11 @@ def recover_interrupted(journal: Journal, flow: Flow[..., Any]) -> bool:
     if not flow.entrypoint:
         return True
     for found in journal.due_runs(default_options().clock()):
-        if found.entrypoint != flow.entrypoint or found.state not in _INTERRUPTED:
+        died_waiting = found.state is StateType.PAUSED and bool(found.owner)
+        if found.entrypoint != flow.entrypoint or not (found.state in _INTERRUPTED or died_waiting):
             continue
-        if found.crashes >= CRASHES_LIMIT:
-            say(
-                f"run {found.id} has crashed {found.crashes} times; left alone (agentflow runs resume or cancel it)"
-            )
+        if parked := flow.parked(found, journal=journal, options=default_options()):
+            say(f"run {found.id} is parked: {parked}")
             continue
         say(f"recovering run {found.id} of {flow.name}, which was interrupted (--no-recover leaves it)")
         try:

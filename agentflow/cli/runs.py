@@ -190,6 +190,8 @@ def watch(run: str, /, *, json: Flag = False) -> int:
 def resume(run: str, /, *, take_over: Flag = False, json: Flag = False) -> int:
     """Continue a run: what is recorded is reused, the rest runs. Output and exit codes are those of `run`.
 
+    One that was parked, as its process died again and again, is retried.
+
     Args:
         run: Id of the run, or an end of it.
         take_over: Take the run away from the live process that owns it; that process is fenced off.
@@ -203,10 +205,12 @@ def resume(run: str, /, *, take_over: Flag = False, json: Flag = False) -> int:
 
 def resume_run(journal: Journal, found: Run, *, take_over: bool = False, web: str = "") -> Report:
     """Load the recorded entry point in the recorded folder, and go on."""
-    if found.state.is_final:
+    if found.state.is_final and found.state is not StateType.CRASHED:
         raise RunFinishedError(found.id, found.state.value)
     flow = load_recorded(found, "resume")
     who = persons.origin()
+    if found.state is StateType.CRASHED:
+        flow.reopen(found.id, journal)
     if who is not Origin.PERSON and who not in found.origins:
         journal.add_origin(found.id, who)
     return execute(journal, flow, found.id, take_over=take_over, web=web)

@@ -87,10 +87,6 @@ class Run:
     on_cancellation: bool = False
 
 
-#: A run that has taken its process down this often is no longer recovered unasked.
-CRASHES_LIMIT = 3
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRun:
     """One call of a task, as hooks and conditions see it."""

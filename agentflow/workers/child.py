@@ -33,6 +33,8 @@ def main(arguments: Sequence[str]) -> int:
     run = journal.get_run(run_id)
     try:
         flow = load_flow_of(entrypoint, run.flow if run is not None else "")
+        if run is not None and not run.state.is_final and flow.parked(run, journal=journal, options=options):
+            return ENDED
         active, arguments_of_run = flow.claim(run_id, journal=journal, options=options)
         termination.live(active, flow.body(arguments_of_run), ours=True, exits=True)
     except (AgentflowError, Unwinding) as error:

@@ -37,13 +37,14 @@ from agentflow.errors import (
 from agentflow.flows import Flow, default_options
 from agentflow.journal.protocol import Journal, RunClaim
 from agentflow.model.limits import RunLimits
-from agentflow.model.runs import CRASHES_LIMIT, NewRun, Origin, Run
+from agentflow.model.runs import NewRun, Origin, Run
 from agentflow.model.states import StateType
 from agentflow.model.waits import PERSON_KINDS
 from agentflow.tasks import Task
 from agentflow.workers.admission import Admission
 from agentflow.workers.pruning import Pruning
 from agentflow.workers.rests import Rests
+from agentflow.workers.suspects import Suspects
 
 #: How many runs that are due are read at once.
 _PAGE = 100
@@ -85,7 +86,7 @@ class Worker(ABC):
         self._under_way: dict[str, str] = {}
         self._backlog: deque[Run] = deque()  # in the background, and waiting for a place
         self._rests = Rests(self.options.clock)
-        self._parked: set[str] = set()
+        self._suspects = Suspects(journal)
         self._pruning = Pruning(journal, self.options)
         self._lock = threading.Lock()
         self._changed = threading.Condition()
@@ -337,8 +338,9 @@ class Worker(ABC):
         return (
             not self._stopping
             and not self._rests.holds(run.id)
-            and not self._is_parked(run)
             and run.id not in self._under_way
+            and not self.is_parked(found, run)
+            and not self.keeps_apart(run)
             and admission.admits(found, run)
             and self._reserve(found, run.id)
         )
@@ -349,15 +351,20 @@ class Worker(ABC):
             with suppress(RunFinishedError):
                 self.journal.request_cancel(run.id, run.message)
 
-    def _is_parked(self, run: Run) -> bool:
-        """Whether a run takes its processes down with it: it is left alone until a person resumes or cancels it."""
-        if run.state is not StateType.RUNNING or run.crashes < CRASHES_LIMIT:
+    def is_parked(self, flow: Flow[..., Any], run: Run) -> bool:
+        """Whether a run takes its processes down with it: then it ends, until a person has it retried."""
+        lives, most = self._suspects.fruitless(run), self.options.settings.max_crashes
+        if not most or lives < most:
             return False
-        if run.id not in self._parked:
-            self._parked.add(run.id)
-            advice = f"agentflow runs resume {run.id}, or cancel it"
-            self._on_error(f"run {run.id} has crashed {run.crashes} times and is left alone ({advice})")
+        with suppress(RunOwnedError, RunFinishedError):  # somebody else was faster
+            message = flow.park(run, lives, journal=self.journal, options=self.options)
+            if message:
+                self._on_error(f"run {run.id} is parked: {message}")
         return True
+
+    def keeps_apart(self, run: Run) -> bool:
+        """Whether the run has to wait until another one, of which this process may die, is no longer under way."""
+        return self._suspects.keep_apart(run, list(self._under_way))
 
     def _is_full(self) -> bool:
         """Whether one more run in the background has to wait for a place; those that only wait then leave theirs."""
@@ -407,6 +414,7 @@ class Worker(ABC):
             with self._lock:
                 self._threads.pop(run_id, None)
                 self._under_way.pop(run_id, None)
+            self._suspects.forget(run_id)
             self._rests.note(run_id, moved=moved)
             self._on_change()
 

@@ -65,6 +65,16 @@ class ProcessWorker(Worker):
     def give_back(self, run_id: str) -> None:
         """Nothing: the process that runs it claims it."""
 
+    def is_parked(self, flow: Flow[..., Any], run: Run) -> bool:
+        """The process that would run it finds out, and runs the hooks."""
+        del flow, run
+        return False
+
+    def keeps_apart(self, run: Run) -> bool:
+        """No run shares its process with another one."""
+        del run
+        return False
+
     def make_room(self) -> None:
         """Nothing: what only waits leaves its process when its time in memory is up."""
 
@@ -108,6 +118,8 @@ class ProcessWorker(Worker):
         if child.signal:
             text = f"its process {child.pid} was ended by {child.signal}"
             self.journal.add_logs([LogRow(run.number, time.time(), logging.ERROR, _LOGGER, "", text)])
+        if run.state is StateType.CRASHED:
+            self._on_error(f"run {run.id} is parked: {run.message}")
         if run.state is StateType.CANCELLING and not self.journal.is_owned(run):
             with contextlib.suppress(RunFinishedError):
                 run = self.journal.request_cancel(run.id, run.message)

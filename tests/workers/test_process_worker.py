@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from agentflow.journal.memory import MemoryJournal
 from agentflow.journal.opening import close_all, open_journal
 from agentflow.journal.protocol import Journal, RunFilter
 from agentflow.loading import load_flows
-from agentflow.model.runs import CRASHES_LIMIT, Origin, Run
+from agentflow.model.runs import Origin, Run
 from agentflow.model.states import StateType
 from agentflow.run_context import cancel_run
 from agentflow.settings import Settings
@@ -206,17 +207,24 @@ def test_a_run_whose_process_died_is_run_again(works: Works) -> None:
     assert any("ended by SIGKILL" in line for line in works.log(run.id))
 
 
-def test_a_run_that_takes_its_process_down_again_and_again_is_left_alone(works: Works) -> None:
-    """After three crashes a person has to look at it; they are told how."""
-    run = works.start("crashing")
-    until(lambda: bool(works.said) and f"run {run.id} has crashed" in works.said[-1])
-    assert "agentflow runs resume" in works.said[-1]
-    stored = works.run(run.id)
-    assert (stored.state, stored.crashes) == (StateType.RUNNING, CRASHES_LIMIT)
-    works.worker.recover()
-    assert works.run(run.id).epoch == stored.epoch
-    cancel_run(run.id, actor="ann", journal=works.journal)
-    assert works.run(run.id).state is StateType.CANCELLED
+def test_a_run_that_takes_its_process_down_again_and_again_is_parked(works: Works) -> None:
+    """It ends as CRASHED, its hooks are told, its worker says how it can go on; nobody takes it up again."""
+    few = replace(works.worker.options.settings, max_crashes=2)
+    works.worker.options = replace(works.worker.options, settings=few)
+    run = works.start("poison", how="SIGSEGV")
+    stored = works.ended(run.id)
+    assert stored.state is StateType.CRASHED
+    assert f"agentflow runs retry {run.id}" in stored.message
+    until(lambda: any(f"run {run.id} is parked" in said for said in works.said))
+    # the first life got somewhere
+    assert [life.end.value for life in works.journal.lives(stored.number)] == ["crashed"] * 4
+    assert [line[:2] for line in works.done] == [["step", "7"], ["told-of", "CRASHED"]]
+    assert sum("ended by SIGSEGV" in line for line in works.log(run.id)) == 3
+    assert works.worker.recover() == []
+    works.open_the_gate()
+    works.worker.retry_run(run.id, origin=Origin.PERSON)
+    assert works.ended(run.id).result == b'"lived"'
+    assert [line[0] for line in works.done].count("step") == 1
 
 
 def test_the_next_run_has_the_code_as_it_is_by_then(works: Works, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from itertools import repeat
 from pathlib import Path
 
 from agentflow import flow, get_run_context, task, wait_for_event
+from agentflow.states import State
 
 WORLD = Path(os.environ.get("WORLD", os.devnull))
 
@@ -121,3 +122,23 @@ def crashing_once() -> int:
         WORLD.with_suffix(".open").touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return one
+
+
+def tell_of_crash(_flow: object, _run: object, state: State[object]) -> None:
+    note(f"told-of {state.type.value}")
+
+
+@flow(on_crashed=[tell_of_crash])
+def poison(how: str) -> str:
+    """Takes its process down in each life, until the gate is open."""
+    step(7)
+    if not is_open():
+        if how == "exit":
+            os._exit(9)
+        os.kill(os.getpid(), getattr(signal, how))
+    return "lived"
+
+
+@flow
+def innocent() -> int:
+    return hold()
