@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
@@ -55,6 +56,22 @@ class PostgresServer:
     def stop(self, mode: str = "fast") -> None:
         """`mode`: "fast" ends sessions and writes everything; "immediate" is a crash."""
         self._run("pg_ctl", "stop", "-w", "-m", mode)
+
+    def freeze(self) -> None:
+        """Stop all its processes where they stand; the kernel still accepts connections and packets for them."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let them go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        main = int((self._data / "postmaster.pid").read_text().splitlines()[0])
+        os.kill(main, number)  # first, so that it starts no others
+        for children in Path(f"/proc/{main}/task").glob("*/children"):
+            for child in children.read_text().split():
+                with suppress(ProcessLookupError):
+                    os.kill(int(child), number)
 
     def _run(self, program: str, *arguments: str) -> None:
         root = os.geteuid() == 0

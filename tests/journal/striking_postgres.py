@@ -67,8 +67,8 @@ class StruckLine(Line):
 
     plan: Plan
 
-    def dial(self) -> Session:
-        plain = super().dial()
+    def dial(self, seconds: float = 10.0) -> Session:
+        plain = super().dial(seconds)
         self._session = session = StruckSession(plain.connection, self.plan)
         session.do(_NO_GAPS)
         return session

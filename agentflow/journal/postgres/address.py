@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from math import ceil
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
@@ -14,10 +15,13 @@ import psycopg
 from psycopg import conninfo
 
 from agentflow.errors import JournalOpenError
+from agentflow.journal.postgres.patience import PatientConnection
 
 SCHEMA = "agentflow"
 #: As many statements as we have, in the forms that they take where values are missing.
 _PREPARED = 500
+#: Seconds for making a connection, at the most and at the least.
+_DIALLING, _SHORTEST_DIALLING = 10.0, 2.0
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _ADVICE = (
     ("password", "check the user and the password of AGENTFLOW_DATABASE_URL (or PGPASSWORD, or ~/.pgpass)"),
@@ -66,23 +70,27 @@ class Address:
         schema = "" if self.schema == SCHEMA else f"?schema={self.schema}"
         return f"postgresql://{user}{host}{port}/{quote(str(known.get('dbname') or ''), safe='')}{schema}"
 
-    def dial(self, lease: float) -> psycopg.Connection[tuple[Any, ...]]:
+    def dial(
+        self, lease: float, *, patience: float = float("inf"), seconds: float = _DIALLING
+    ) -> PatientConnection:
         """A new connection, in autocommit. Raises `psycopg.Error`.
 
         `lease`: seconds after which a connection on which nothing moves must not hold anything any more.
+        `patience`: seconds after which a server that says nothing is given up; `seconds`: for making the connection.
         """
         patient = {
-            "connect_timeout": "10",
+            "connect_timeout": str(ceil(min(_DIALLING, max(_SHORTEST_DIALLING, seconds)))),
             "tcp_user_timeout": str(int(lease * 1000)),
             "keepalives_idle": "5",
         }
-        connection = psycopg.connect(
+        connection = PatientConnection.connect(
             conninfo.make_conninfo(**{**patient, "application_name": "agentflow", **self._parameters}),
             autocommit=True,
             cursor_factory=psycopg.RawCursor[tuple[Any, ...]],
             prepare_threshold=0,
         )
         connection.prepared_max = _PREPARED
+        connection.patience = min(patience, _DIALLING)
         try:
             connection.execute(
                 f"SET search_path = {self.schema}; SET client_encoding = 'UTF8'; "
@@ -92,6 +100,7 @@ class Address:
         except BaseException:
             connection.close()
             raise
+        connection.patience = patience
         return connection
 
     def refusal(self, error: BaseException) -> JournalOpenError:

@@ -79,7 +79,12 @@ class PostgresBase:
         self._reader = Line(address, lease, patience)
         self._channel = address.schema
         self._keeper = Keeper(
-            Line(address, lease, patience), self._committer, self.owner, lease, self._channel, self._tell
+            Line(address, lease, patience, silence=max(lease / 3, 1.0)),
+            self._committer,
+            self.owner,
+            lease,
+            self._channel,
+            self._tell,
         )
         #: Keepers of workers whose sessions this process serves: it alone knows when they were heard of.
         self._served: set[int] = set()

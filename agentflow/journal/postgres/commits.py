@@ -28,6 +28,8 @@ from agentflow.model.steps import StepRow
 T = TypeVar("T")
 LOST = "another process has taken this run over"
 _STALE = "AF001"
+#: Seconds for which a server may say nothing while an event loop stands still for it.
+_MOMENT = 2.0
 
 
 class Append(Asker):
@@ -101,6 +103,7 @@ class Committer:
             if not self.line.has_session() or self._restored != self.line.dialled:
                 return False
             session = self.line.session(0.0)
+            session.connection.patience = _MOMENT
             try:
                 stored = _store_fenced(session, epoch, rows)
             except Exception as error:  # noqa: BLE001 - looked at, and raised
@@ -108,6 +111,8 @@ class Committer:
             except BaseException:
                 self.line.drop()
                 raise
+            finally:
+                session.connection.patience = self.line.silence
             if not stored:
                 raise Fenced(LOST)
             self._remember(session, [Append(number, epoch, rows)])

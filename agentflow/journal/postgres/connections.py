@@ -20,6 +20,7 @@ from psycopg.types.string import StrDumper
 
 from agentflow.errors import JournalUnavailable
 from agentflow.journal.postgres.address import Address
+from agentflow.journal.postgres.patience import PatientConnection
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
@@ -54,7 +55,7 @@ class Session:
 
     __slots__ = ("_cursor", "_in_one_go", "connection", "level", "now", "unflushed")
 
-    def __init__(self, connection: psycopg.Connection[Row]) -> None:
+    def __init__(self, connection: PatientConnection) -> None:
         # one type for each kind of value, so that a statement is prepared once
         connection.adapters.register_dumper(int, _Whole)
         connection.adapters.register_dumper(bool, _Whole)
@@ -131,22 +132,27 @@ class Session:
 
 
 class Line:
-    """A session with the server whenever it is there; used by whoever holds `lock`."""
+    """A session with the server whenever it is there; used by whoever holds `lock`.
 
-    def __init__(self, address: Address, lease: float, patience: float) -> None:
+    `silence`: seconds after which a server that says nothing is given up; default: a lease, for which somebody who is
+    frozen may hold a lock, or `patience`, whichever is longer.
+    """
+
+    def __init__(self, address: Address, lease: float, patience: float, *, silence: float = 0.0) -> None:
         self.lock = threading.Lock()
         #: Why nothing can be done any more; empty while something can.
         self.closed = ""
         #: How often a new connection was made.
         self.dialled = 0
         self.patience = patience
+        self.silence = silence or max(lease, patience)
         self._address, self._lease = address, lease
         self._hang_up = threading.Event()
         self._session: Session | None = None
 
-    def dial(self) -> Session:
-        """Make the connection, once. Raises `psycopg.Error`."""
-        connection = self._address.dial(self._lease)
+    def dial(self, seconds: float = 10.0) -> Session:
+        """Make the connection, once, in so many seconds. Raises `psycopg.Error`."""
+        connection = self._address.dial(self._lease, patience=self.silence, seconds=seconds)
         self._session = Session(connection)
         self._session.do(b"SET synchronous_commit = off")
         self.dialled += 1
@@ -160,7 +166,7 @@ class Line:
             if self._session is not None:
                 return self._session
             try:
-                return self.dial()
+                return self.dial(deadline - time.monotonic())
             except psycopg.Error as error:
                 if time.monotonic() + pause > deadline:
                     raise self.unreachable(error) from error

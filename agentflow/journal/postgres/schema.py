@@ -7,6 +7,8 @@ from agentflow.journal.postgres.statements import FOLDER
 from agentflow.journal.sql import migrations, to_apply
 
 _LEDGER = "CREATE TABLE IF NOT EXISTS migration (number BIGINT PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL)"
+#: Seconds for which a step of a migration may take, or another process that is migrating.
+_PATIENCE = 3600.0
 _WAY_OUT = "choose another schema= in AGENTFLOW_DATABASE_URL"
 
 
@@ -15,6 +17,7 @@ def migrate(session: Session, schema: str, where: str) -> None:
     known = migrations(FOLDER)
     if not to_apply(known, _applied(session), where, _WAY_OUT):
         return
+    session.connection.patience, silence = _PATIENCE, session.connection.patience
     session.do(b"BEGIN")
     try:
         session.do(b"SET LOCAL synchronous_commit = on")
@@ -26,6 +29,7 @@ def migrate(session: Session, schema: str, where: str) -> None:
             session.connection.execute(migration.text.encode(), prepare=False)
             session.do(b"INSERT INTO migration VALUES ($1, $2, $3)", migration[:2] + migration[3:])
         session.do(b"COMMIT")
+        session.connection.patience = silence
     except BaseException:
         if not session.connection.closed:
             session.do(b"ROLLBACK")
