@@ -48,8 +48,7 @@ from agentflow.workers.suspects import Suspects
 
 #: How many runs that are due are read at once.
 _PAGE = 100
-#: Seconds for a thread to notice that its run is over.
-_LAST_MOMENT = 0.2
+_LAST_MOMENT = 0.2  # seconds for a thread to notice that its run is over
 #: How many runs in the background are remembered that wait for a place.
 _BACKLOG = 100
 
@@ -86,7 +85,7 @@ class Worker(ABC):
         self._under_way: dict[str, str] = {}
         self._backlog: deque[Run] = deque()  # in the background, and waiting for a place
         self._rests = Rests(self.options.clock)
-        self._suspects = Suspects(journal)
+        self._suspects = Suspects(journal, self.options, on_error)
         self._pruning = Pruning(journal, self.options)
         self._lock = threading.Lock()
         self._changed = threading.Condition()
@@ -352,18 +351,11 @@ class Worker(ABC):
                 self.journal.request_cancel(run.id, run.message)
 
     def is_parked(self, flow: Flow[..., Any], run: Run) -> bool:
-        """Whether a run takes its processes down with it: then it ends, until a person has it retried."""
-        lives, most = self._suspects.fruitless(run), self.options.settings.max_crashes
-        if not most or lives < most:
-            return False
-        with suppress(RunOwnedError, RunFinishedError):  # somebody else was faster
-            message = flow.park(run, lives, journal=self.journal, options=self.options)
-            if message:
-                self._on_error(f"run {run.id} is parked: {message}")
-        return True
+        """Whether the run ends here, as all that its lives do is to take processes down."""
+        return self._suspects.parks(flow, run)
 
     def keeps_apart(self, run: Run) -> bool:
-        """Whether the run has to wait until another one, of which this process may die, is no longer under way."""
+        """Whether this process may die of it, or of one that is under way, so that the two are not to be together."""
         return self._suspects.keep_apart(run, list(self._under_way))
 
     def _is_full(self) -> bool:
@@ -379,10 +371,10 @@ class Worker(ABC):
 
     def _reserve(self, flow: Flow[..., Any], run_id: str) -> bool:
         with self._lock:
-            if self._stopping or run_id in self._under_way or not self.has_room():
-                return False  # it stays due
-            self._under_way[run_id] = flow.name
-        return True
+            free = not (self._stopping or run_id in self._under_way) and self.has_room()
+            if free:  # else it stays due
+                self._under_way[run_id] = flow.name
+        return free
 
     def _start(self, flow: Flow[..., Any], run_id: str) -> bool:
         thread = threading.Thread(

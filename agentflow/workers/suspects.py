@@ -5,9 +5,14 @@ When a run is parked for it stands in `agentflow.engine.poison`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any
 
+from agentflow.engine.active import Options
 from agentflow.engine.poison import fruitless_lives
+from agentflow.errors import RunFinishedError, RunOwnedError
+from agentflow.flows import Flow
 from agentflow.journal.protocol import Journal
 from agentflow.model.runs import Run
 from agentflow.model.states import StateType
@@ -20,8 +25,8 @@ _SUSPECT = 2
 class Suspects:
     """What a worker knows of the deaths of runs that it takes up."""
 
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
+    def __init__(self, journal: Journal, options: Options, say: Callable[[str], None]) -> None:
+        self._journal, self._options, self._say = journal, options, say
         #: Of runs whose last life died: how many in a row got nowhere, as of an epoch.
         self._deaths: dict[str, tuple[int, int]] = {}
 
@@ -34,6 +39,17 @@ class Suspects:
         if known is None or known[0] != run.epoch:
             known = self._deaths[run.id] = (run.epoch, fruitless_lives(self._journal, run))
         return known[1]
+
+    def parks(self, flow: Flow[..., Any], run: Run) -> bool:
+        """Whether a run takes its processes down with it: then it ends, until a person has it retried."""
+        lives, most = self.fruitless(run), self._options.settings.max_crashes
+        if not most or lives < most:
+            return False
+        with suppress(RunOwnedError, RunFinishedError):  # somebody else was faster
+            message = flow.park(run, lives, journal=self._journal, options=self._options)
+            if message:
+                self._say(f"run {run.id} is parked: {message}")
+        return True
 
     def keep_apart(self, run: Run, others: Iterable[str]) -> bool:
         """Whether this process may die of the run, or of one of the `others`, and would take the rest down with it."""

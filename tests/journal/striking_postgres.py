@@ -10,6 +10,7 @@ import psycopg
 
 from agentflow.journal.postgres import PostgresJournal
 from agentflow.journal.postgres.connections import Line, Row, Session
+from agentflow.journal.postgres.patience import PatientConnection
 from tests.journal.striking import KEY, Fault
 
 #: Numbers are given out once, also to transactions that are lost; the memory journal knows no such gaps.
@@ -30,7 +31,7 @@ class Plan:
 class StruckSession(Session):
     """Its connection is lost before a statement is sent, or after it was executed."""
 
-    def __init__(self, connection: psycopg.Connection[Row], plan: Plan) -> None:
+    def __init__(self, connection: PatientConnection, plan: Plan) -> None:
         self._plan = plan
         self._late = False
         super().__init__(connection)
