@@ -68,6 +68,8 @@ def approved(reason: str = "") -> Decision:
 
 def after_death(journal: Journal) -> Journal:
     """The journal, opened by another process after the one that had it open is gone."""
+    if journal.address.startswith("http"):
+        pytest.skip("who dies there is known by the server's journal, which is one of the others")
     journal.close()
     if journal.url == "memory:":
         return journal
