@@ -123,6 +123,10 @@ def test_what_is_good_in_one_run_only_goes_with_it(journal: Journal, cancelled: 
         assert len(keys(journal)) == 3
         journal.set_state(run.number, run.epoch, StateType.COMPLETED)
     assert sorted(keys(journal)) == [b"2", b"3"]
+    if not cancelled:  # nor does it leave any that it stores afterwards
+        store(journal, run, entry(run, b"4", private=True))
+        journal.release_run(run)
+        assert sorted(keys(journal)) == [b"2", b"3"]
 
 
 def lock(run: Run, key: bytes, step: bytes = b"1", above: Sequence[bytes] = ()) -> CacheLock:

@@ -85,6 +85,7 @@ class MemoryRuns(MemoryBase):
             if now.epoch == run.epoch:
                 if now.state is StateType.CANCELLING and self._is_over(now):
                     now = replace(now, state=StateType.CANCELLED, ended=self._clock())
+                if now.state.is_final:
                     self._forget_run(run.number)
                 self._runs[run.number] = replace(now, owner="")
                 self._owned.discard(run.number)
