@@ -36,8 +36,8 @@ class LimitVerbs(Protocol):
     def claim_slots(self, claim: Claim) -> Grant:
         """Take slots of all limits that `claim` names, or wait for them.
 
-        Raises `LimitNotFoundError` where it is strict and a limit does not exist, `Fenced` for a stale epoch,
-        `UsageError` where it spends slots that would never come back.
+        Raises `LimitNotFoundError` where it is strict and a limit does not exist, `Fenced` for a stale epoch (unless
+        there is nothing to take), `UsageError` where it spends slots that would never come back.
         """
         ...
 
