@@ -39,7 +39,8 @@ __all__ = [
     "DEFAULT", "FLOW_PARAMETERS", "INPUTS", "NO_CACHE", "RUN_ID", "TASK_SOURCE", "AgentflowError", "Always",
     "ApprovalDenied", "ByOrigin", "CachePolicy", "Flow", "Never", "NotDone", "Policy", "RunContext", "State",
     "StepFailed", "Task", "TaskFuture", "TaskTimeoutError", "WaitTimeoutError", "Waiting", "When", "__version__",
-    "allow_failure", "as_completed", "busy", "concurrency", "exponential_backoff", "first", "flow", "get_run_context",
-    "get_run_logger", "idempotency_key", "opaque", "quote", "rate_limit", "recorded", "register_codec", "request_input",
-    "scope", "send_event", "serve", "sleep", "tags", "task", "transaction", "unmapped", "wait_for_event",
+    "allow_failure", "as_completed", "busy", "concurrency", "exponential_backoff", "first", "flow",
+    "get_run_context", "get_run_logger", "idempotency_key", "opaque", "quote", "rate_limit", "recorded",
+    "register_codec", "request_input", "scope", "send_event", "serve", "sleep", "tags", "task",
+    "transaction", "unmapped", "wait_for_event",
 ]  # fmt: skip

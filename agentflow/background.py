@@ -122,13 +122,13 @@ def _enqueue_step(flow: Flow[..., Any], arguments: Mapping[str, Any]) -> str:
     frame = cast("Frame", CURRENT.get())
     run, around = frame.run, cast("Frame", frame.parent)
     place = run.identify(around.stable, frame.place)
-    run_id = _as_id(run.hasher.digest(b"delay|%b|%b" % (run.run.id.encode(), place)))
+    run_id = as_id(run.hasher.digest(b"delay|%b|%b" % (run.run.id.encode(), place)))
     if run.journal.get_run(run_id) is None:
         _enqueue(flow, arguments, run.journal, Origin.PARENT, run_id, run.origins())
     return run_id
 
 
-def _as_id(digest: bytes) -> str:
+def as_id(digest: bytes) -> str:
     """16 bytes as a UUID of version 8."""
     number = int.from_bytes(digest)
     number = number & ~(0xF << 76) | 8 << 76

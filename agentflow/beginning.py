@@ -37,8 +37,8 @@ class RunnableFlow(Protocol):
     policy: StepPolicy
     fn: Any
 
-    def limits(self, journal: Journal) -> RunLimits:
-        """What limits a run."""
+    def limits(self, journal: Journal, deployment: str = "") -> RunLimits:
+        """What limits a run (of a deployment)."""
         ...
 
     def known(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,9 +94,13 @@ def describe_run(
         interpreter=sys.executable,
         parent="" if around is None else around.run.run.id,
         tags=tuple(sorted(flow.tags | TAGS.get())),
-        # hooks of a flow that no other process could find run in this one, or not at all
-        on_cancellation=bool(flow.entrypoint and flow.policy.hooks and flow.policy.hooks.on_cancellation),
+        on_cancellation=must_hear_of_its_cancellation(flow),
     )
+
+
+def must_hear_of_its_cancellation(flow: RunnableFlow) -> bool:
+    """Whether it has hooks for that. Those of a flow that nobody else could find run in this process, or not at all."""
+    return bool(flow.entrypoint and flow.policy.hooks and flow.policy.hooks.on_cancellation)
 
 
 def check_complete(new: NewRun, key: bytes) -> NewRun:

@@ -5,48 +5,55 @@ from __future__ import annotations
 import gc
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
+from agentflow.beginning import RunnableFlow, code_of, must_hear_of_its_cancellation
 from agentflow.engine.active import ActiveRun, Options
-from agentflow.errors import NotResumableError
+from agentflow.errors import NotResumableError, ParameterError
+from agentflow.flow_calls import Refused, read_given
 from agentflow.journal.protocol import Journal
 from agentflow.model.limits import RunLimits
+from agentflow.model.names import readable_name
 from agentflow.model.runs import Origin, Run
 from agentflow.model.states import StateType
-from agentflow.payloads.arguments import unstored_in
+from agentflow.payloads.arguments import Given, encode_arguments, is_incomplete, unstored_in
 from agentflow.payloads.codec import Codec
 
 
 def claimed(
+    flow: RunnableFlow,
     journal: Journal,
     run_id: str,
     options: Options,
-    code: str,
     *,
     take_over: bool = False,
     origin: Origin | None = None,
     limits: RunLimits,
 ) -> tuple[ActiveRun, dict[str, Any]]:
-    """A run, owned by this process, and its arguments; `code` is the fingerprint of the flow as it is now.
+    """A run, owned by this process, and its arguments.
 
     It runs; but where it needs slots of `limits`, not before it has them.
 
     Raises what `Journal.claim_run` raises, and `NotResumableError` for a run that had arguments which could not be
     stored: it ends as CRASHED, so that nobody tries again.
     """
+    code = code_of(flow)
     run = journal.claim_run(
         run_id, take_over=take_over, fingerprint=code, origin=origin, start=not limits.names
     )
-    return loaded(journal, run, options, code, limits)
+    return loaded(flow, journal, run, options, code, limits)
 
 
 def loaded(
-    journal: Journal, run: Run, options: Options, code: str, limits: RunLimits
+    flow: RunnableFlow, journal: Journal, run: Run, options: Options, code: str, limits: RunLimits
 ) -> tuple[ActiveRun, dict[str, Any]]:
     """A run that this process has claimed, with what is recorded of it, and its arguments; like `claimed`."""
     try:
         codec = Codec(journal.key, allow_pickle=options.settings.allow_pickle)
-        arguments: dict[str, Any] = codec.decode(run.parameters)
+        arguments: Any = codec.decode(run.parameters)
+        if isinstance(arguments, Given):
+            run, arguments = _read(flow, journal, run, arguments, codec)
         missing = unstored_in(arguments)
         if missing:
             lost = NotResumableError(run.id, missing)
@@ -63,6 +70,30 @@ def loaded(
         journal.release_run(run)
         raise
     return active, arguments
+
+
+def _read(
+    flow: RunnableFlow, journal: Journal, run: Run, given: Given, codec: Codec
+) -> tuple[Run, dict[str, Any]]:
+    """A run whose arguments were given without the flow's code: read now, once, and stored as they were read.
+
+    Those that do not fit are `Refused`: the run fails, as any other one does.
+    """
+    arguments = read_given(flow, given.values)
+    if isinstance(arguments, Refused):
+        return run, arguments
+    parameters, named = encode_arguments(codec, arguments), flow.policy.run_name
+    if is_incomplete(parameters):
+        missing = ", ".join(unstored_in(codec.decode(parameters)))
+        error = ParameterError(
+            f"{flow.name}: {missing} cannot be stored, so no other process could go on with the run"
+        )
+        return run, Refused(error)
+    own_name = run.name == readable_name(run.id)  # nobody has given it another one
+    name = named(flow.known(arguments)) if named is not None and own_name else run.name
+    hooks = must_hear_of_its_cancellation(flow)
+    journal.bind_run(run.number, run.epoch, parameters, name=name, on_cancellation=hooks)
+    return replace(run, parameters=parameters, name=name, on_cancellation=hooks), codec.decode(parameters)
 
 
 @contextmanager

@@ -113,6 +113,33 @@ class LimitNotFoundError(UsageError):
         return type(self), (self.name,)
 
 
+class DeploymentNotFoundError(UsageError):
+    """The journal holds no deployment of that name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"no deployment {name!r}; `agentflow deploy FILE:FLOW --name NAME` makes one, `agentflow deployments ls` "
+            "lists them"
+        )
+        self.name = name
+
+    def __reduce__(self) -> tuple[type[DeploymentNotFoundError], tuple[str]]:
+        return type(self), (self.name,)
+
+
+class DeploymentPausedError(UsageError):
+    """The deployment takes no new runs until somebody resumes it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name} is paused and takes no new runs; take them again: agentflow deployments resume {name}"
+        )
+        self.name = name
+
+    def __reduce__(self) -> tuple[type[DeploymentPausedError], tuple[str]]:
+        return type(self), (self.name,)
+
+
 class DecisionRefusedError(UsageError):
     """A decision was not accepted: already decided, expired, wrong form, or not from a person's channel."""
 
@@ -134,6 +161,17 @@ class StepFailed(AgentflowError):
 
     def __reduce__(self) -> tuple[type[StepFailed], tuple[str, str]]:
         return type(self), (self.type_name, self.text)
+
+
+class UnreadableResult(UsageError):
+    """A run has ended, but what it ended with is of a class that this process has not loaded."""
+
+    def __init__(self, run_id: str, why: str) -> None:
+        super().__init__(f"the result of run {run_id} cannot be read here: {why}")
+        self.run_id, self.why = run_id, why
+
+    def __reduce__(self) -> tuple[type[UnreadableResult], tuple[str, str]]:
+        return type(self), (self.run_id, self.why)
 
 
 class NotDone(AgentflowError):

@@ -75,6 +75,22 @@ def refusal_policy(policy: StepPolicy) -> StepPolicy:
     return replace(policy, retries=0, timeout_seconds=None, hooks=hooks)
 
 
+class Refused(dict[str, Any]):
+    """Stands for arguments that do not fit: the body of the run fails with `error`."""
+
+    def __init__(self, error: ParameterError) -> None:
+        super().__init__()
+        self.error = error
+
+
+def read_given(flow: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments that somebody gave by name, without the flow's code, as the flow reads them; `Refused` ones."""
+    try:
+        return flow.binder.validate_named(given) if flow.validate_parameters else flow.binder.spread(given)
+    except ParameterError as error:
+        return Refused(error)
+
+
 def refusing(error: ParameterError, *, is_async: bool) -> Callable[..., Any]:
     """The body of a flow that was called with arguments of wrong types."""
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
-from agentflow.beginning import begin, check_complete, code_of, default_options, describe_run
+from agentflow.beginning import begin, check_complete, default_options, describe_run
 from agentflow.callables import (
     default_name,
     entrypoint_of,
@@ -19,6 +19,7 @@ from agentflow.callables import (
 )
 from agentflow.claiming import claimed
 from agentflow.declaring import usable
+from agentflow.deploying import Deployable
 from agentflow.engine.active import ActiveRun, Options
 from agentflow.engine.away import ABROAD, refusal
 from agentflow.engine.calling import Request, call_now, taken_out
@@ -39,6 +40,7 @@ from agentflow.errors import (
     ParameterError,
 )
 from agentflow.flow_calls import (
+    Refused,
     ask,
     items_of,
     refusal_policy,
@@ -67,7 +69,7 @@ T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
 
 
-class Flow(Reruns, FlowHooks, Generic[P, R_co]):
+class Flow(Reruns, Deployable, FlowHooks, Generic[P, R_co]):
     """A function as a flow; made by `flow`."""
 
     def __init__(
@@ -286,11 +288,14 @@ class Flow(Reruns, FlowHooks, Generic[P, R_co]):
         """A new run with these arguments, of this process."""
         return begin(self, arguments, journal, options, origin)
 
-    def limits(self, journal: Journal) -> RunLimits:
-        """What limits a run of this flow."""
-        return limits_of_run(journal, self.name, self.concurrency_limit)
+    def limits(self, journal: Journal, deployment: str = "") -> RunLimits:
+        """What limits a run of this flow (as a deployment)."""
+        return limits_of_run(journal, self.name, self.concurrency_limit, deployment)
 
     def _body(self, arguments: Mapping[str, Any]) -> Body:
+        if isinstance(arguments, Refused):
+            refuse = refusing(arguments.error, is_async=self.is_async)
+            return Body(refusal_policy(self.policy), refuse, (), {}, self.is_async)
         args, kwargs = self.binder.rebind(arguments)
         fn = gathering(self.fn, is_async=self.is_async) if self.is_generator else self.fn
         return Body(self.policy, fn, args, kwargs, self.is_async)
@@ -356,9 +361,8 @@ class Flow(Reruns, FlowHooks, Generic[P, R_co]):
         """
         options = options or default_options()
         journal = journal or open_journal(options.settings)
-        self.own_run(run_id, journal)
-        code, limits = code_of(self), self.limits(journal)
-        return claimed(journal, run_id, options, code, take_over=take_over, origin=origin, limits=limits)
+        limits = self.limits(journal, self.own_run(run_id, journal).deployment)
+        return claimed(self, journal, run_id, options, take_over=take_over, origin=origin, limits=limits)
 
     def body(self, arguments: Mapping[str, Any]) -> Body:
         """What a life of a run with these arguments executes."""

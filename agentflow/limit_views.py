@@ -12,7 +12,7 @@ from typing import Any
 from agentflow.engine.limits import describe, holder_of
 from agentflow.errors import LimitNotFoundError
 from agentflow.journal.protocol import Journal, RunFilter
-from agentflow.model.limits import FLOW_PREFIX, Limit, Slot
+from agentflow.model.limits import DEPLOYMENT_PREFIX, FLOW_PREFIX, Limit, Slot
 from agentflow.model.runs import Run
 from agentflow.model.states import StateType
 from agentflow.views import run_view, stamp
@@ -52,15 +52,19 @@ def limit_view(journal: Journal, limit: Limit) -> dict[str, Any]:
 
 def _pending(journal: Journal, limit: Limit, known: set[str]) -> list[dict[str, Any]]:
     """The runs that nobody takes up before there is a slot for them."""
-    if not limit.name.startswith(FLOW_PREFIX):
+    wanted = RunFilter(limit=_MOST_PENDING, states=(StateType.PENDING,))
+    if limit.name.startswith(FLOW_PREFIX):
+        wanted = wanted._replace(flow=limit.name.removeprefix(FLOW_PREFIX))
+    elif limit.name.startswith(DEPLOYMENT_PREFIX):
+        wanted = wanted._replace(deployment=limit.name.removeprefix(DEPLOYMENT_PREFIX))
+    else:
         return []
-    flow = limit.name.removeprefix(FLOW_PREFIX)
-    runs = journal.list_runs(RunFilter(limit=_MOST_PENDING, states=(StateType.PENDING,), flow=flow))
+    runs = journal.list_runs(wanted)
     return [
         {
             "holder": f"run {run.id}",
             "run_id": run.id,
-            "step": flow,
+            "step": run.flow,
             "process": "",
             "slots": 1,
             "since": stamp(run.created),
@@ -120,8 +124,12 @@ class Queues:
             self._awaited(slot.limit, slot.step, slot.slots, slot.since)
             for slot in self._waiting.get(run.id, ())
         ]
-        if not awaited and run.state is StateType.PENDING and self._is_full(FLOW_PREFIX + run.flow):
-            awaited.append(self._awaited(FLOW_PREFIX + run.flow, run.flow, 1, run.created))
+        if not awaited and run.state is StateType.PENDING:
+            awaited += [
+                self._awaited(name, run.flow, 1, run.created)
+                for name in _of_runs(run.flow, run.deployment)
+                if self._is_full(name)
+            ]
         return awaited
 
     def _is_full(self, name: str) -> bool:
@@ -142,9 +150,15 @@ class Queues:
         return with_slots(run_view(run, full=full), self.awaited_by(run))
 
 
+def _of_runs(flow: str, deployment: str) -> list[str]:
+    """The limits of which such a run needs slots before it starts."""
+    return [FLOW_PREFIX + flow, *([DEPLOYMENT_PREFIX + deployment] if deployment else [])]
+
+
 def with_slots(view: dict[str, Any], awaited: list[dict[str, Any]]) -> dict[str, Any]:
     """The view of a run and the slots that it waits for."""
-    held_up = any(slot["limit"] == FLOW_PREFIX + view["flow"] for slot in awaited)
+    names = _of_runs(view["flow"], view["deployment"] or "")
+    held_up = any(slot["limit"] in names for slot in awaited)
     name = AWAITING if held_up and view["state"] != StateType.CANCELLING else None
     return view | {"state_name": name, "awaiting_slots": awaited}
 

@@ -18,6 +18,7 @@ from agentflow.errors import ParameterError, RunNotFoundError
 from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Journal
 from agentflow.model.runs import NewRun, Origin, Run
+from agentflow.payloads.arguments import Given
 from agentflow.payloads.codec import Codec
 from agentflow.settings import Settings
 from agentflow.signatures import Binder
@@ -159,14 +160,18 @@ class Reruns:
         """Make the run that `fork` runs, PENDING, for whoever claims it. Raises as that does."""
         source = self.own_run(run_id, journal)
         codec = Codec(journal.key, allow_pickle=options.settings.allow_pickle)
-        arguments: dict[str, Any] = codec.decode(source.parameters)
-        if parameters:
+        arguments: Any = codec.decode(source.parameters)
+        if isinstance(arguments, Given):  # it has never begun
+            arguments = self._read({**arguments.values, **parameters})
+        elif parameters:
             named = {**self.binder.flat(arguments), **parameters}
             arguments = {**arguments, **(self._read(named))}
         new = replace(
             self.new_run(arguments, journal, options, origin),
             name=source.name,
             fingerprint=source.fingerprint,  # of the code that has written what is copied
+            deployment=source.deployment,
+            deployment_version=source.deployment_version,
         )
         fork = cut.fork(source, changed=bool(parameters))
         return journal.fork_run(new, fork, cut.rows, source.origins)

@@ -16,6 +16,7 @@ from agentflow.errors import MissingContextError, RunNotFoundError
 from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Journal
 from agentflow.model.runs import Run
+from agentflow.payloads.arguments import decode_arguments
 from agentflow.payloads.codec import Codec
 
 #: Characters of a reason that are kept.
@@ -61,7 +62,7 @@ def get_run_context() -> RunContext:
         run_name=run.run.name,
         task_run_name=frame.root.notes.get("run_name", ""),
         tags=effective_tags(frame),
-        _read_parameters=partial(run.codec.decode, run.run.parameters),
+        _read_parameters=partial(decode_arguments, run.codec, run.run.parameters),
     )
 
 

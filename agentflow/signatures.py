@@ -92,8 +92,20 @@ class Binder:
     def spread(self, named: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments given by name (from the command line, a tool call) in the form of `arguments`: extras gathered.
 
-        Raises `ParameterError` for names that the function does not have.
+        Raises `ParameterError` for names that the function does not have, and for those that are missing.
         """
+        out = self.named(named)
+        for item in self.parameters[self.skip :]:
+            if item.name in out or item.kind in (_KINDS.VAR_KEYWORD, _KINDS.VAR_POSITIONAL):
+                continue
+            if item.default is _KINDS.empty:
+                message = f"{self.name} needs the parameter {item.name!r}"
+                raise ParameterError(message)
+            out[item.name] = item.default
+        return {item.name: out[item.name] for item in self.parameters if item.name in out}
+
+    def named(self, named: Mapping[str, Any]) -> dict[str, Any]:
+        """Some arguments given by name: extras gathered, nothing added. Raises `ParameterError` for unknown names."""
         gather = next((item.name for item in self.parameters if item.kind is _KINDS.VAR_KEYWORD), None)
         known = {item.name for item in self.parameters[self.skip :] if item.kind is not _KINDS.VAR_KEYWORD}
         out: dict[str, Any] = {}
@@ -106,14 +118,7 @@ class Binder:
                 wanted = ", ".join(sorted(known)) or "none"
                 message = f"{self.name} has no parameter {name!r}; it has: {wanted}"
                 raise ParameterError(message)
-        for item in self.parameters[self.skip :]:
-            if item.name in out or item.kind in (_KINDS.VAR_KEYWORD, _KINDS.VAR_POSITIONAL):
-                continue
-            if item.default is _KINDS.empty:
-                message = f"{self.name} needs the parameter {item.name!r}"
-                raise ParameterError(message)
-            out[item.name] = item.default
-        return {item.name: out[item.name] for item in self.parameters if item.name in out}
+        return out
 
     # -- types
     @cached_property

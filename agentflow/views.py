@@ -10,6 +10,7 @@ import orjson
 
 from agentflow.engine.records import Place, attempt_scope, identity
 from agentflow.journal.protocol import CacheEntry, Journal
+from agentflow.model.deployments import Deployment
 from agentflow.model.runs import Run
 from agentflow.model.steps import FAILURES, StepEvent, StepRow, sequence_of
 from agentflow.model.waits import PERSON_KINDS, Wait, WaitKind
@@ -61,6 +62,8 @@ def run_view(run: Run, *, full: bool = True) -> dict[str, Any]:
         "run_id": run.id,
         "flow": run.flow,
         "parent": run.parent or None,
+        "deployment": run.deployment or None,
+        "deployment_version": run.deployment_version,
         "name": run.name,
         "state": run.state.value,
         "message": run.message,
@@ -81,6 +84,32 @@ def run_view(run: Run, *, full: bool = True) -> dict[str, Any]:
             "error": None if run.error is None else describe_failure(run.error),
             "owner": run.owner,
             "cwd": run.cwd,
+        }
+    return view
+
+
+def deployment_view(deployment: Deployment, *, full: bool = True) -> dict[str, Any]:
+    """A deployment. `full` adds the schema of its parameters and where its flow was found."""
+    limit = deployment.concurrency_limit
+    view: dict[str, Any] = {
+        "name": deployment.name,
+        "flow": deployment.flow,
+        "description": deployment.description,
+        "version": deployment.version,
+        "tags": list(deployment.tags),
+        "parameters": orjson.loads(deployment.parameters),
+        "concurrency_limit": None if limit is None else limit.limit,
+        "collision_strategy": None if limit is None else limit.collision_strategy.value,
+        "paused": deployment.paused,
+        "origins": [origin.value for origin in deployment.origins],
+        "created": stamp(deployment.created),
+        "updated": stamp(deployment.updated),
+    }
+    if full:
+        view |= {
+            "parameters_schema": orjson.loads(deployment.schema),
+            "entrypoint": deployment.entrypoint,
+            "cwd": deployment.cwd,
         }
     return view
 

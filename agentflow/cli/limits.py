@@ -16,7 +16,8 @@ from agentflow.model.limits import ConcurrencyLimitStrategy
 
 app = App(
     name="limits",
-    help="Global limits: of `concurrency` and `rate_limit` by name, of tasks by tag:NAME, of runs by flow:NAME.",
+    help="Global limits: of `concurrency` and `rate_limit` by name, of tasks by tag:NAME, of runs by flow:NAME and "
+    "deployment:FLOW/NAME.",
 )
 
 
@@ -94,10 +95,10 @@ def set_limit(
     """Define a limit, or change it; whoever fits in now goes on at once.
 
     Args:
-        name: Its name: yours, tag:NAME (each task of the tag), or flow:NAME (each run of the flow).
+        name: Its name: yours, tag:NAME (each task of the tag), flow:NAME or deployment:FLOW/NAME (each run).
         limit: How many slots there are; 0 holds everybody until it is raised.
         slot_decay_per_second: How many used slots come back each second, for rate_limit; default: as it was, else 0.
-        strategy: For flow:NAME: what becomes of a run for which no slot is free; default: as it was, else ENQUEUE.
+        strategy: For limits of runs: what becomes of a run for which no slot is free; default: as it was, else ENQUEUE.
         active: --inactive keeps the limit without limiting anything; default: as it was, else active.
         json: Print the limit as a JSON object.
     """

@@ -10,7 +10,7 @@ from types import FrameType
 
 from cyclopts import App, CycloptsError, Parameter
 
-from agentflow.cli import approvals, cache, db, events, keys, limits, runs, serving, tasks
+from agentflow.cli import approvals, cache, db, deployments, events, keys, limits, runs, serving, tasks
 from agentflow.cli.doctor import doctor
 from agentflow.cli.output import FAILED, INTERRUPTED, WRONG_USE, complain
 from agentflow.cli.run import run
@@ -37,6 +37,8 @@ def build() -> App:
     app.command(cache.app)
     app.command(db.app)
     app.command(keys.app)
+    app.command(deployments.deploy)
+    app.command(deployments.app)
     app.command(serving.serve)
     app.command(serving.work, name="worker")
     app.command(serving.app)

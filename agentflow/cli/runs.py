@@ -56,6 +56,7 @@ def ls(
     *,
     state: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     flow: str = "",
+    deployment: str = "",
     parent: str = "",
     tag: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     limit: int = 20,
@@ -66,6 +67,7 @@ def ls(
     Args:
         state: Only runs in this state, such as running, paused or failed; repeatable.
         flow: Only runs of this flow.
+        deployment: Only runs of this deployment, FLOW/NAME.
         parent: Only runs that this run has started.
         tag: Only runs with this tag; repeatable: with all of them.
         limit: At most so many; default: 20.
@@ -74,7 +76,7 @@ def ls(
     states = tuple(_state(name) for name in state)
     journal = open_journal()
     above = find_run(journal, parent).id if parent else ""
-    wanted = RunFilter(limit=max(limit, 0), states=states, flow=flow, parent=above, tags=tag)
+    wanted = RunFilter(max(limit, 0), states, flow, parent=above, tags=tag, deployment=deployment)
     runs, queues = journal.list_runs(wanted), Queues(journal)
     if json:
         print_json([queues.view(run, full=False) for run in runs])
@@ -147,7 +149,7 @@ def logs(
         if not page and not moves:
             break
         if not page:
-            _pause(journal)
+            pause_for_news(journal)
     if json and not follow:
         print_json(lines)
     return COMPLETED
@@ -158,7 +160,7 @@ def _moves(journal: Journal, run: Run) -> bool:
     return stored is not None and not stored.state.is_final and journal.is_owned(stored)
 
 
-def _pause(journal: Journal) -> None:
+def pause_for_news(journal: Journal) -> None:
     """Until something was committed, by whomever, or a moment has passed."""
     woken = threading.Event()
     undo = journal.subscribe(woken.set)
@@ -181,7 +183,7 @@ def watch(run: str, /, *, json: Flag = False) -> int:
     started = time.monotonic()
     with watching(RunProgress(journal, found)):
         while _moves(journal, found):
-            _pause(journal)
+            pause_for_news(journal)
     with result_stream(alone=json) as stream:
         return present(report(journal, found.id, 0, time.monotonic() - started), json=json, stream=stream)
 

@@ -30,6 +30,7 @@ from agentflow.model.runs import Origin, Run
 from agentflow.model.states import StateType
 from agentflow.model.steps import SEQUENCE_BITS, StepRow, sequence_of
 from agentflow.model.waits import Wait
+from agentflow.payloads.arguments import decode_arguments
 from agentflow.payloads.codec import Codec
 from agentflow.payloads.digests import Hasher
 from agentflow.settings import Settings
@@ -377,7 +378,7 @@ class ActiveRun:
     @cached_property
     def parameters(self) -> dict[str, Any]:
         """The arguments of the flow."""
-        return dict(self.codec.decode(self.run.parameters))
+        return dict(decode_arguments(self.codec, self.run.parameters))
 
     @property
     def is_suspended(self) -> bool:

@@ -20,6 +20,7 @@ from agentflow.errors import CorruptRecord
 from agentflow.model.runs import FlowRun, TaskRun
 from agentflow.model.states import State, StateType
 from agentflow.model.steps import StepKind
+from agentflow.payloads.arguments import decode_arguments
 
 if TYPE_CHECKING:
     from agentflow.engine.active import ActiveRun
@@ -135,7 +136,7 @@ def flow_run_of_life(active: ActiveRun) -> FlowRun:
     """A run, as hooks see it."""
     run = active.run
     try:
-        parameters: Mapping[str, Any] = active.codec.decode(run.parameters)
+        parameters: Mapping[str, Any] = decode_arguments(active.codec, run.parameters)
     except CorruptRecord:  # of a class that is not loaded here; nothing that should end a run
         parameters = {}
     return FlowRun(
@@ -146,4 +147,5 @@ def flow_run_of_life(active: ActiveRun) -> FlowRun:
         run_count=active.ending.attempt + 1,
         tags=run.tags,
         parent_run_id=run.parent,
+        deployment=run.deployment,
     )

@@ -1,9 +1,10 @@
-"""Limits that apply by themselves: to each task of a tag, and to each run of a flow. How slots work: see `slots`."""
+"""Limits that apply by themselves: to each task of a tag, each run of a flow or deployment. For slots see `slots`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,11 +18,13 @@ from agentflow.errors import (
     AcquireConcurrencySlotTimeoutError,
     Cancelling,
     DefinitionError,
+    LimitNotFoundError,
     Unwinding,
     UsageError,
 )
 from agentflow.journal.protocol import Journal
 from agentflow.model.limits import (
+    DEPLOYMENT_PREFIX,
     FLOW_PREFIX,
     TAG_PREFIX,
     ConcurrencyLimitConfig,
@@ -110,8 +113,7 @@ async def enter_run(active: ActiveRun, policy: StepPolicy, rt: Runtime) -> None:
     active.check(frame)
     if active.closing is not None:  # it only rolls back what it has begun
         return
-    claim = claim_of(journal, settings, names, frame=frame, step=run.flow)
-    waits = run.started is not None or not active.limits.cancels_new
+    waits = run.started is not None or not active.limits.cancelling
 
     def say() -> None:
         message = f"waits for {describe(journal, names)}"
@@ -119,33 +121,73 @@ async def enter_run(active: ActiveRun, policy: StepPolicy, rt: Runtime) -> None:
         if active.tell is not None:
             active.tell(message)
 
+    async def taken(patience: float | None) -> str:
+        claim = claim_of(journal, settings, names, frame=frame, step=run.flow)
+        held = await take(journal, settings, claim, rt, frame=frame, patience=patience, on_wait=say)
+        return claim.id if held else ""
+
     try:
-        held = await take(
-            journal, settings, claim, rt, frame=frame, patience=None if waits else 0.0, on_wait=say
-        )
+        active.claim = await taken(None if waits else 0.0)
     except AcquireConcurrencySlotTimeoutError:
-        message = f"no free slot, and {run.flow} does not wait: {describe(journal, names)}"
-        active.fence = Cancelling(message)
-        raise active.fence from None
-    active.claim = claim.id if held else ""
+        full = [name for name in active.limits.cancelling if not has_room(journal, name)]
+        if full:
+            message = (
+                f"no free slot, and {run.deployment or run.flow} does not wait: {describe(journal, full)}"
+            )
+            active.fence = Cancelling(message)
+            raise active.fence from None
+        active.claim = await taken(None)  # of those that are full, none cancels
     await rt.blocking(
         partial(journal.set_state, active.number, active.epoch, StateType.RUNNING, durable=False)
     )
 
 
-def limit_config(flow: str, limit: int | ConcurrencyLimitConfig | None) -> ConcurrencyLimitConfig | None:
-    """What a flow declares. Raises `DefinitionError` for a limit with which it could never run."""
+def limit_config(who: str, limit: int | ConcurrencyLimitConfig | None) -> ConcurrencyLimitConfig | None:
+    """What a flow or a deployment declares. Raises `DefinitionError` for a limit with which it could never run."""
+    if limit is None:
+        return None
     config = ConcurrencyLimitConfig(limit) if isinstance(limit, int) else limit
-    if config is not None and config.limit < 1:
-        message = f"{flow}: concurrency_limit must be at least 1, not {config.limit}"
+    strategies = [strategy.value for strategy in ConcurrencyLimitStrategy]
+    if config.collision_strategy not in strategies:
+        given = config.collision_strategy
+        message = f"{who}: collision_strategy is {' or '.join(strategies)}, not {given!r}"
         raise DefinitionError(message)
-    return config
+    if config.limit < 1:
+        message = f"{who}: concurrency_limit must be at least 1, not {config.limit}"
+        raise DefinitionError(message)
+    strategy = ConcurrencyLimitStrategy(config.collision_strategy)  # its name will do, as for Prefect
+    return replace(config, collision_strategy=strategy)
 
 
-def limits_of_run(journal: Journal, flow: str, declared: ConcurrencyLimitConfig | None) -> RunLimits:
-    """The limits of a run of `flow`. What its code declares is defined, unless a person has."""
-    name = FLOW_PREFIX + flow
+def limits_of_run(
+    journal: Journal, flow: str, declared: ConcurrencyLimitConfig | None, deployment: str = ""
+) -> RunLimits:
+    """The limits of a run of `flow`; `declared`: what the flow's code says."""
     limits = journal.list_limits()
+    found = [_declared(journal, limits, FLOW_PREFIX + flow, declared)]
+    if deployment:
+        row = journal.get_deployment(deployment)
+        config = None if row is None else row.concurrency_limit
+        found.append(_declared(journal, limits, DEPLOYMENT_PREFIX + deployment, config))
+    mine = [limit for limit in found if limit is not None and limit.active]
+    return RunLimits(
+        tuple(limit.name for limit in mine),
+        tuple(
+            limit.name for limit in mine if limit.collision_strategy is ConcurrencyLimitStrategy.CANCEL_NEW
+        ),
+        tag_limits(limits),
+    )
+
+
+def declare(journal: Journal, name: str, declared: ConcurrencyLimitConfig | None) -> None:
+    """Define a limit of runs as a deployment declares it, unless a person has."""
+    _declared(journal, journal.list_limits(), name, declared)
+
+
+def _declared(
+    journal: Journal, limits: Iterable[Limit], name: str, declared: ConcurrencyLimitConfig | None
+) -> Limit | None:
+    """The limit of that name: what a person has set, or what is declared, which is defined then."""
     found = next((limit for limit in limits if limit.name == name), None)
     if found is None or found.declared:
         wanted = None
@@ -158,10 +200,14 @@ def limits_of_run(journal: Journal, flow: str, declared: ConcurrencyLimitConfig 
         elif wanted is None and found is not None:
             journal.delete_limit(name)
         found = wanted
-    if found is None or not found.active:
-        return RunLimits(tags=tag_limits(limits))
-    cancels_new = found.collision_strategy is ConcurrencyLimitStrategy.CANCEL_NEW
-    return RunLimits((name,), cancels_new, tag_limits(limits))
+    return found
+
+
+def has_room(journal: Journal, name: str) -> bool:
+    """Whether a slot of a limit is free, and nobody waits for it."""
+    with suppress(LimitNotFoundError):  # removed meanwhile: it limits nobody
+        return journal.free_slots(name) >= 1 and not journal.list_slots(limit=name, waiting_only=True)
+    return True
 
 
 def leave_run(active: ActiveRun) -> None:

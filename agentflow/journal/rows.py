@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from dataclasses import fields as dataclass_fields
 from typing import Any
 
 import orjson
 
+from agentflow.model.deployments import Deployment, NewDeployment
 from agentflow.model.lives import Life, LifeEnd
 from agentflow.model.runs import NewRun, Origin, Run
 from agentflow.model.states import StateType
@@ -35,6 +37,8 @@ def new_run_values(new: NewRun, state: StateType, owner: str) -> tuple[Any, ...]
         "\n".join(new.tags),
         new.parent,
         int(new.on_cancellation),
+        new.deployment,
+        new.deployment_version,
     )
 
 
@@ -65,6 +69,8 @@ def new_run(new: NewRun, state: StateType, owner: str, number: int) -> Run:
         crashes=0,
         parent=new.parent,
         on_cancellation=new.on_cancellation,
+        deployment=new.deployment,
+        deployment_version=new.deployment_version,
     )
 
 
@@ -88,7 +94,18 @@ def run_from(row: Sequence[Any]) -> Run:
         crashes=row[20],
         parent=row[21],
         on_cancellation=bool(row[22]),
+        deployment=row[23],
+        deployment_version=row[24],
     )
+
+
+def deployment_of(new: NewDeployment, before: Deployment | None, now: float) -> Deployment:
+    """The deployment that a definition makes; where nothing of it differs from `before`, that one."""
+    fields = {item.name: getattr(new, item.name) for item in dataclass_fields(new)}
+    if new.paused is None:
+        fields["paused"] = before is not None and before.paused
+    made = Deployment(**fields, created=now if before is None else before.created, updated=now)
+    return before if before is not None and replace(made, updated=before.updated) == before else made
 
 
 def life_from(row: Sequence[Any]) -> Life:

@@ -9,6 +9,8 @@ from typing import Any
 from agentflow.errors import (
     Cancelling,
     DecisionRefusedError,
+    DeploymentNotFoundError,
+    DeploymentPausedError,
     Fenced,
     RunOwnedError,
     RunStateError,
@@ -32,6 +34,14 @@ def is_over(run: Run, *, undone: bool) -> bool:
     For a transaction that is to be undone (not `undone`), and for hooks on its cancellation, if it has begun.
     """
     return undone and not (run.on_cancellation and run.started is not None)
+
+
+def check_deployment(name: str, paused: int | None) -> None:
+    """Refuse a new run of a deployment that is gone (None), or that takes none."""
+    if paused is None:
+        raise DeploymentNotFoundError(name)
+    if paused:
+        raise DeploymentPausedError(name)
 
 
 def next_state(

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from agentflow.errors import Fenced, LimitNotFoundError, UsageError
-from agentflow.model.limits import FLOW_PREFIX, MOST_SLOTS, Claim, Grant, Limit, Slot
+from agentflow.model.limits import DEPLOYMENT_PREFIX, FLOW_PREFIX, MOST_SLOTS, Claim, Grant, Limit, Slot
 
 #: Tokens are fractions; what decay has brought back is not compared to the last digit.
 _ROUNDING = 1e-9
@@ -248,7 +248,9 @@ def release(table: SlotTable, claims: Sequence[str], now: float) -> bool:
     for claim in claims:
         names.update(dict.fromkeys(_give_back(table, claim, now)))
     served = settle(table, names, now)
-    return served or any(name.startswith(FLOW_PREFIX) for name in names)  # pending runs are in no queue
+    return served or any(
+        name.startswith((FLOW_PREFIX, DEPLOYMENT_PREFIX)) for name in names
+    )  # pending runs are in no queue
 
 
 def _give_back(table: SlotTable, claim: str, now: float) -> list[str]:

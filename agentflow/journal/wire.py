@@ -16,12 +16,14 @@ from pydantic import BaseModel, ConfigDict, create_model
 from agentflow import errors
 from agentflow.journal.protocol import CacheLock, Pruned
 from agentflow.journal.protocol.cache import CacheVerbs
+from agentflow.journal.protocol.deployments import DeploymentVerbs
 from agentflow.journal.protocol.history import HistoryVerbs
 from agentflow.journal.protocol.limits import LimitVerbs
 from agentflow.journal.protocol.retention import RetentionVerbs
 from agentflow.journal.protocol.runs import RunVerbs
 from agentflow.journal.protocol.steps import StepVerbs
 from agentflow.journal.protocol.waits import WaitVerbs
+from agentflow.model.deployments import Deployment
 from agentflow.model.limits import Grant
 from agentflow.model.runs import Run
 from agentflow.model.waits import Wait
@@ -35,7 +37,9 @@ JSON_TYPE = "application/json"
 BODY_LIMIT = 64 * 1024 * 1024
 """Bytes of a request."""
 
-_NOUNS = (RunVerbs, HistoryVerbs, StepVerbs, WaitVerbs, LimitVerbs, CacheVerbs, RetentionVerbs)
+_NOUNS = (
+    RunVerbs, HistoryVerbs, StepVerbs, WaitVerbs, LimitVerbs, DeploymentVerbs, CacheVerbs, RetentionVerbs,
+)  # fmt: skip
 #: Not asked for through a server: waiting is for the worker to do, and what is removed is the server's business.
 _NOT_SENT = frozenset({"try_append", "prune_runs"})
 #: Verbs that change nothing: they need no session, and can be asked again.
@@ -43,7 +47,7 @@ READS = frozenset(
     {
         "lives", "fork_of", "get_run", "list_runs", "due_runs", "is_owned", "steps", "get_wait", "list_waits",
         "unread_answers", "list_limits", "list_slots", "free_slots", "cached", "cache_entries", "key_holder", "logs",
-        "pruned_at",
+        "pruned_at", "get_deployment", "list_deployments",
     }
 )  # fmt: skip
 #: Verbs whose rows are known by their ids, which tell by themselves whether they were stored.
@@ -58,6 +62,8 @@ _ERRORS: Mapping[str, type[BaseException]] = {
     for kind in (
         errors.Cancelling,
         errors.DecisionRefusedError,
+        errors.DeploymentNotFoundError,
+        errors.DeploymentPausedError,
         errors.Fenced,
         errors.JournalUnavailable,
         errors.LimitNotFoundError,
@@ -71,7 +77,7 @@ _ERRORS: Mapping[str, type[BaseException]] = {
     )
 }
 _OUTCOMES: Mapping[str, Any] = {
-    kind.__name__: kind for kind in (Run, Wait, CacheLock, Pruned, Grant, bool, int, float, str)
+    kind.__name__: kind for kind in (Run, Wait, Deployment, CacheLock, Pruned, Grant, bool, int, float, str)
 }
 
 

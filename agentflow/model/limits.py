@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-#: What the names of limits begin with that apply by themselves: to each task of a tag, to each run of a flow.
+#: What the names of limits begin with that apply by themselves: to each task of a tag, to each run of a flow or of a
+#: deployment.
 TAG_PREFIX = "tag:"
 FLOW_PREFIX = "flow:"
+DEPLOYMENT_PREFIX = "deployment:"
 #: No limit has more slots, and nobody wants more.
 MOST_SLOTS = 1_000_000_000
 
@@ -25,7 +27,7 @@ class ConcurrencyLimitStrategy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ConcurrencyLimitConfig:
-    """How many runs of a flow may be executed at once, and what becomes of the next one. Prefect's name."""
+    """How many runs of a flow or deployment may be executed at once, and what becomes of the next. Prefect's name."""
 
     limit: int
     collision_strategy: ConcurrencyLimitStrategy = ConcurrencyLimitStrategy.ENQUEUE
@@ -44,7 +46,7 @@ class Limit:
     slot_decay_per_second: float = 0.0
     #: Of a limit of runs: what becomes of a run for which no slot is free.
     collision_strategy: ConcurrencyLimitStrategy = ConcurrencyLimitStrategy.ENQUEUE
-    #: Set by the code of a flow; what a person sets is not changed by code.
+    #: Set by the code of a flow, or with a deployment; what a person sets as a limit is changed by neither.
     declared: bool = False
 
 
@@ -58,8 +60,8 @@ class RunLimits(NamedTuple):
 
     #: Of these it needs a slot while it is executed.
     names: tuple[str, ...] = ()
-    #: Where none is free, a new run is cancelled instead of waiting.
-    cancels_new: bool = False
+    #: Those of them where a new run is cancelled, instead of waiting, when no slot is free.
+    cancelling: tuple[str, ...] = ()
     #: Limits that apply to each task of a tag.
     tags: frozenset[str] = frozenset()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from agentflow.model.states import StateType
+from agentflow.model.states import State, StateType
 
 
 class Origin(StrEnum):
@@ -45,6 +45,9 @@ class NewRun:
     also: frozenset[Origin] = frozenset()
     #: Its flow has hooks of that name.
     on_cancellation: bool = False
+    #: The deployment that it is a run of (``FLOW/NAME``), and its version at that moment; "" = none.
+    deployment: str = ""
+    deployment_version: str = ""
 
     @property
     def origins(self) -> tuple[Origin, ...]:
@@ -85,6 +88,9 @@ class Run:
     parent: str
     #: Its flow has hooks of that name, which only a process with its code can run.
     on_cancellation: bool = False
+    #: The deployment that it is a run of (``FLOW/NAME``), and its version when it was made; "" = none.
+    deployment: str = ""
+    deployment_version: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +112,7 @@ class TaskRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlowRun:
-    """A run of a flow, or a call of one inside of a run, as hooks see it."""
+    """A run of a flow, or a call of one inside of a run, as hooks see it, and `run_deployment` gives it."""
 
     #: Of a sub-flow, its step's; the same in every life of the run.
     id: str
@@ -119,3 +125,7 @@ class FlowRun:
     tags: tuple[str, ...] = ()
     #: The run that it is a part of, or that started it; empty where there is none.
     parent_run_id: str = ""
+    #: ``FLOW/NAME``; empty where it is not a run of a deployment.
+    deployment: str = ""
+    #: How far it has come; None for hooks, which are given the state beside it.
+    state: State[Any] | None = None

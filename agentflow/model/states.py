@@ -8,7 +8,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Generic, Literal, TypeGuard, TypeVar, cast, overload
 
-from agentflow.errors import CrashedRun, FailedRun, PausedRun, RunCancelled, UnfinishedRun
+from agentflow.errors import (
+    CrashedRun,
+    FailedRun,
+    PausedRun,
+    RunCancelled,
+    UnfinishedRun,
+    UnreadableResult,
+)
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -200,6 +207,8 @@ def value_in(data: Any) -> Any:
     """What a completed state gives: its value, or the values of the states that it carries."""
     if is_state(data):
         return data.result()
+    if isinstance(data, UnreadableResult):
+        raise data
     states = states_in(data)
     if not states:
         return data

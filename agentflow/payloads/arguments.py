@@ -15,12 +15,19 @@ from agentflow.payloads.digests import canonical
 _TAGGED = b'"$"'
 
 
+class Given(NamedTuple):
+    """Arguments by name as somebody gave them, whose flow has not read them yet."""
+
+    values: dict[str, Any]
+
+
 class Unstored(NamedTuple):
     """Stands for an argument that could not be stored."""
 
     text: str
 
 
+register_codec(Given, tag="given", encode=lambda value: value.values, decode=Given)
 register_codec(Unstored, tag="unstored", encode=lambda value: value.text, decode=Unstored)
 
 
@@ -33,6 +40,12 @@ def encode_arguments(codec: Codec, arguments: Mapping[str, Any]) -> bytes:
     except CodecError:
         pass
     return codec.encode({name: _storable(codec, value) for name, value in arguments.items()})
+
+
+def decode_arguments(codec: Codec, data: bytes) -> dict[str, Any]:
+    """A run's arguments by name, whether its flow has read them or not. Raises `CorruptRecord`."""
+    found: Any = codec.decode(data)
+    return found.values if isinstance(found, Given) else found
 
 
 def is_incomplete(parameters: bytes) -> bool:

@@ -8,8 +8,7 @@ and comes back when its wait is over.
 from __future__ import annotations
 
 import threading
-import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -21,15 +20,12 @@ from agentflow.beginning import code_of, leaving
 from agentflow.claiming import loaded
 from agentflow.engine.active import ActiveRun, Options
 from agentflow.engine.flow_run import run_blocking
-from agentflow.engine.forks import Cut, cut_at
 from agentflow.engine.waiting import waker_of
 from agentflow.errors import (
     AgentflowError,
-    FlowNotFoundError,
     NotResumableError,
     ParameterError,
     RunFinishedError,
-    RunNotFoundError,
     RunOwnedError,
     Stopping,
     Unwinding,
@@ -37,18 +33,17 @@ from agentflow.errors import (
 from agentflow.flows import Flow, default_options
 from agentflow.journal.protocol import Journal, RunClaim
 from agentflow.model.limits import RunLimits
-from agentflow.model.runs import NewRun, Origin, Run
+from agentflow.model.runs import Run
 from agentflow.model.states import StateType
-from agentflow.model.waits import PERSON_KINDS
 from agentflow.tasks import Task
-from agentflow.workers.admission import Admission
+from agentflow.workers.admission import Admission, Kind, kind_of
+from agentflow.workers.asking import LAST_MOMENT, Asking
 from agentflow.workers.pruning import Pruning
 from agentflow.workers.rests import Rests
 from agentflow.workers.suspects import Suspects
 
 #: How many runs that are due are read at once.
 _PAGE = 100
-_LAST_MOMENT = 0.2  # seconds for a thread to notice that its run is over
 #: How many runs in the background are remembered that wait for a place.
 _BACKLOG = 100
 
@@ -58,7 +53,7 @@ class _Terms(NamedTuple):
     limits: RunLimits
 
 
-class Worker(ABC):
+class Worker(Asking):
     """Starts, recovers and watches runs. Usable as a context manager: `start` and `stop`."""
 
     def __init__(
@@ -68,22 +63,25 @@ class Worker(ABC):
         *,
         tasks: Iterable[Task[..., Any]] = (),
         limit: int | None = None,
+        limits_flows: bool = False,
         options: Options | None = None,
         on_error: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.journal = journal
         #: What can be asked for here.
         self.flows = dict(flows)
-        #: The flows around tasks whose runs in the background this process takes up, `limit` of them at once.
+        #: The flows around tasks whose runs in the background this process takes up.
         self.background = {made.name: made for made in map(background_flow, tasks)}
         self.background = {name: made for name, made in self.background.items() if name not in self.flows}
         self._limit = limit
+        #: The flows of which at most `limit` runs are under way at once: those around tasks, or (`limits_flows`) all.
+        self._limited = self.background.keys() | (self.flows.keys() if limits_flows else set[str]())
         self.options = leaving(options or default_options())
         self._on_error = on_error
         self._threads: dict[str, threading.Thread] = {}
-        #: The flows of the runs that are under way, or about to be, by name.
-        self._under_way: dict[str, str] = {}
-        self._backlog: deque[Run] = deque()  # in the background, and waiting for a place
+        #: What the runs that are under way, or about to be, are runs of.
+        self._under_way: dict[str, Kind] = {}
+        self._backlog: deque[Run] = deque()  # waiting for a place
         self._rests = Rests(self.options.clock)
         self._suspects = Suspects(journal, self.options, on_error)
         self._pruning = Pruning(journal, self.options)
@@ -166,96 +164,6 @@ class Worker(ABC):
     def make_room(self) -> None:
         """Let runs that only wait leave memory at once."""
 
-    # -- asking
-    def start_run(self, flow: str, arguments: Mapping[str, Any], *, origin: Origin) -> Run:
-        """Start a run and return at once. `arguments` are by name and not yet validated.
-
-        Raises `FlowNotFoundError`, `ParameterError` before any run exists.
-        """
-        found = self.flow(flow)
-        validated = found.binder.validate_named(arguments)
-        new = self.new_run(found, validated, origin)
-        run = self.journal.create_run(new, state=StateType.PENDING)
-        if Admission(self.journal, self._under_way).admits(found, run):
-            self._launch(found, run.id)
-        return run
-
-    def new_run(self, flow: Flow[..., Any], arguments: Mapping[str, Any], origin: Origin) -> NewRun:
-        """The run that is made of a call."""
-        return flow.new_run(arguments, self.journal, self.options, origin)
-
-    def retry_run(self, run_id: str, *, origin: Origin) -> Run:
-        """Have an ended run go on and return at once; see `Flow.retry`. A person who asks leaves no other trace.
-
-        Raises `RunNotFoundError`, `FlowNotFoundError`, and `UsageError` where it has not ended, or has completed.
-        """
-        flow = self._flow_of(run_id)
-        run = flow.reopen(run_id, self.journal, origin=None if origin is Origin.PERSON else origin)
-        self._launch(flow, run_id)
-        return run
-
-    def fork_run(
-        self, run_id: str, from_step: str, parameters: Mapping[str, Any], *, origin: Origin
-    ) -> tuple[Run, Cut]:
-        """Begin a run where another one stood and return at once: the new run, and where it parts; see `Flow.fork`.
-
-        Raises what that raises, and `FlowNotFoundError`.
-        """
-        flow = self._flow_of(run_id)
-        cut = cut_at(self.journal, flow.own_run(run_id, self.journal), from_step)
-        run = flow.forked(run_id, cut, parameters, self.journal, self.options, origin)
-        self._launch(flow, run.id)
-        return run, cut
-
-    def _flow_of(self, run_id: str) -> Flow[..., Any]:
-        run = self.journal.get_run(run_id)
-        if run is None:
-            raise RunNotFoundError(run_id)
-        thread = self._threads.get(run_id)
-        if thread is not None and run.state.is_final:
-            thread.join(_LAST_MOMENT)  # it has ended, and is just being given back
-        return self.flow_of(run)
-
-    def serves(self, name: str) -> bool:
-        """Whether runs of the flow of that name go on here; for runs in the background, the one around their task."""
-        return name in self.flows or name in self.background
-
-    def flow_of(self, run: Run) -> Flow[..., Any]:
-        """The flow of a run. Raises `FlowNotFoundError`."""
-        return self.background.get(run.flow) or self.flow(run.flow)
-
-    def flow(self, name: str) -> Flow[..., Any]:
-        """The flow of that name, which can be asked for here. Raises `FlowNotFoundError`."""
-        found = self.flows.get(name)
-        if found is None:
-            message = f"no flow {name!r} here; there are: {', '.join(sorted(self.flows)) or 'none'}"
-            raise FlowNotFoundError(message)
-        return found
-
-    def await_run(self, run_id: str, timeout: float, *, until_asked: bool = True) -> Run:
-        """The run once it has ended, or (`until_asked`) waits for a person, or `timeout` seconds have passed.
-
-        Raises `RunNotFoundError`.
-        """
-        deadline = time.monotonic() + timeout
-        while True:
-            run = self.journal.get_run(run_id)
-            if run is None:
-                raise RunNotFoundError(run_id)
-            if run.state.is_final or (until_asked and self.asks(run)):
-                return run
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return run
-            with self._changed:
-                self._changed.wait(min(left, self.options.settings.poll_interval))
-
-    def asks(self, run: Run) -> bool:
-        """Whether the run waits for a person, and nothing else of it moves."""
-        if run.state is not StateType.PAUSED:
-            return False
-        return bool(self.journal.list_waits(number=run.number, kinds=PERSON_KINDS, limit=1))
-
     def executing(self, run: Run) -> list[tuple[str, str, float]]:
         """(kind, name, begin) of the steps that execute right now and that the journal cannot know of yet.
 
@@ -284,7 +192,7 @@ class Worker(ABC):
         """Start whatever of these flows is due and owned by nobody; returns the ids."""
         admission = Admission(self.journal, self._under_way)
         # there may be many thousands in the background: while some are known, nobody looks for more
-        known = self.background.keys() if self._backlog else ()
+        known = self._limited if self._backlog else ()
         started: list[str] = []
         for page in self._due_runs(known):
             started += self._begin(run for run in page if self._takes_up(run, admission))
@@ -321,8 +229,8 @@ class Worker(ABC):
         return [run.id for flow, run in wanted if run.id in begun and self._start(flow, run.id)]
 
     def _is_set_aside(self, run: Run) -> bool:
-        """Whether a run in the background has to wait: for a place, or behind others that do. Some are remembered."""
-        if run.flow not in self.background or not (self._backlog or self._is_full()):
+        """Whether a run has to wait: for a place, or behind others that do. Some are remembered."""
+        if run.flow not in self._limited or not (self._backlog or self._is_full()):
             return False
         if len(self._backlog) < _BACKLOG:
             self._backlog.append(run)
@@ -341,7 +249,7 @@ class Worker(ABC):
             and not self.is_parked(found, run)
             and not self.keeps_apart(run)
             and admission.admits(found, run)
-            and self._reserve(found, run.id)
+            and self._reserve(run)
         )
 
     def _settle(self, run: Run) -> None:
@@ -359,21 +267,21 @@ class Worker(ABC):
         return self._suspects.keep_apart(run, list(self._under_way))
 
     def _is_full(self) -> bool:
-        """Whether one more run in the background has to wait for a place; those that only wait then leave theirs."""
-        taken = sum(name in self.background for name in list(self._under_way.values()))
+        """Whether one more run has to wait for a place; those that only wait then leave theirs."""
+        taken = sum(kind.flow in self._limited for kind in list(self._under_way.values()))
         if self._limit is None or taken < self._limit:
             return False
         self.make_room()
         return True
 
-    def _launch(self, flow: Flow[..., Any], run_id: str) -> bool:
-        return self._reserve(flow, run_id) and self._start(flow, run_id)
+    def _launch(self, flow: Flow[..., Any], run: Run) -> bool:
+        return self._reserve(run) and self._start(flow, run.id)
 
-    def _reserve(self, flow: Flow[..., Any], run_id: str) -> bool:
+    def _reserve(self, run: Run) -> bool:
         with self._lock:
-            free = not (self._stopping or run_id in self._under_way) and self.has_room()
+            free = not (self._stopping or run.id in self._under_way) and self.has_room()
             if free:  # else it stays due
-                self._under_way[run_id] = flow.name
+                self._under_way[run.id] = kind_of(run)
         return free
 
     def _start(self, flow: Flow[..., Any], run_id: str) -> bool:
@@ -430,9 +338,12 @@ class InlineWorker(Worker):
         return self.options.settings.max_runs
 
     def claim(self, runs: Sequence[tuple[Flow[..., Any], Run]]) -> Collection[str]:
-        flows = {flow for flow, _ in runs}
-        known = {flow: _Terms(code_of(flow), flow.limits(self.journal)) for flow in flows}
-        terms = {run.id: known[flow] for flow, run in runs}
+        kinds = {kind_of(run): flow for flow, run in runs}
+        known = {
+            kind: _Terms(code_of(flow), flow.limits(self.journal, kind.deployment))
+            for kind, flow in kinds.items()
+        }
+        terms = {run.id: known[kind_of(run)] for _, run in runs}
         wanted = [RunClaim(run_id, code, start=not limits.names) for run_id, (code, limits) in terms.items()]
         claimed = {run.id: (run, terms[run.id]) for run in self.journal.claim_runs(wanted)}
         self._claimed |= claimed
@@ -448,7 +359,7 @@ class InlineWorker(Worker):
         if known is None:
             active, arguments = flow.claim(run_id, journal=self.journal, options=self.options)
         else:
-            active, arguments = loaded(self.journal, known[0], self.options, *known[1])
+            active, arguments = loaded(flow, self.journal, known[0], self.options, *known[1])
         with self._lock:
             self._active[run_id] = active
             if self._stopping:
@@ -481,7 +392,7 @@ class InlineWorker(Worker):
         for life in lives:
             life.stop(Stopping("the process ended while it ran; it goes on when it is resumed"))
         for thread in list(self._threads.values()):
-            thread.join(_LAST_MOMENT)
+            thread.join(LAST_MOMENT)
         for life in lives:
             self.journal.release_run(life.run)
 

@@ -27,6 +27,7 @@ PAGES = [
             "caching",
             "task-runners",
             "coming-from-prefect",
+            "deployments",
             "limits",
             "postgresql",
             "remote-workers",
@@ -116,6 +117,7 @@ def test_every_program_has_a_name() -> None:
         ("task-runners.md", "file=totals.py"),  # run by tests/runners
         ("task-runners.md", "file=squares.py"),  # the same
         ("coming-from-prefect.md", "file=report.py"),
+        ("deployments.md", "file=reports.py"),
         ("limits.md", "file=imports.py"),
     }
 
@@ -254,3 +256,24 @@ def test_states(shell: Shell) -> None:
         env={**os.environ, "AGENTFLOW_HOME": str(shell.folder)},
     )
     assert ran.stdout == printed[1]
+
+
+def test_deployments(shell: Shell) -> None:
+    """The program defines its deployment and executes the runs that other commands ask for."""
+    page = ROOT / "docs" / "deployments.md"
+    path = program(shell, page, "reports.py")
+    served = subprocess.Popen(
+        [sys.executable, path], cwd=shell.folder, env=shell.environment, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        while shell.look("deployments", "show", "report/nightly").code:
+            assert served.poll() is None
+        lines = re.findall(r"^\$ agentflow (.*)$", page.read_text(), re.MULTILINE)
+        assert shell(*shlex.split(lines[0])).out == "50\n"
+        assert len(shell.look(*shlex.split(lines[1]), "--json").json()) == 1
+        assert shell(*shlex.split(lines[2])).out == "50\n"
+        deployed = shell.look(*shlex.split(lines[3]), "--json").json()
+        assert (deployed["parameters"], deployed["concurrency_limit"]) == ({"factor": 10}, 2)
+    finally:
+        served.terminate()
+        served.communicate()

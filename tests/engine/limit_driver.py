@@ -2,8 +2,9 @@
 
 Usage: ``python -m tests.engine.limit_driver JOURNAL LOG WHAT``: writes ``begin`` and ``end`` with the monotonic clock
 of the machine to LOG. WHAT: ``blocks``, ``tags``, ``flow``, ``process`` (many short turns), ``crowd`` (very many tasks
-that all wait at once), or ``hold``, ``hold-tag``, ``hold-flow``, ``hold-process``: one turn that lasts until the
-process is killed, or until its standard input ends.
+that all wait at once), or ``hold``, ``hold-tag``, ``hold-flow``, ``hold-process``, ``hold-deployed``: one
+turn that lasts until the process is killed, or until its standard input ends. ``deployed`` executes runs of deployments
+that others ask for, until then.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -22,6 +24,7 @@ from agentflow.journal.postgres import PostgresJournal
 from agentflow.journal.protocol import Journal
 from agentflow.journal.sqlite import SqliteJournal
 from agentflow.settings import Settings
+from agentflow.workers.inline import InlineWorker
 
 KEY = b"k" * 32
 TURNS = 9
@@ -106,6 +109,18 @@ def hold_flow() -> None:
     pay()
 
 
+@flow
+def deployed() -> None:
+    work()
+
+
+@flow(name="deployed")
+def hold_deployed() -> None:
+    log("begin")
+    sys.stdin.read()
+    pay()
+
+
 @task(tags=["db"])
 async def short(number: int) -> int:
     log("begin")
@@ -161,6 +176,11 @@ def main() -> None:
                 log("begin")
                 sys.stdin.read()
             log("end")
+        elif what in ("deployed", "hold-deployed"):
+            served = deployed if what == "deployed" else hold_deployed
+            worker = InlineWorker(journal, {"deployed": served}, options=replace(options, suspend_after=60.0))
+            with worker:
+                sys.stdin.read()
         elif what == "flow":
             for _ in range(TURNS // 3):
                 limited.run({}, journal=journal, options=options)

@@ -13,14 +13,15 @@ from pathlib import Path
 import pytest
 
 from agentflow import flow
+from agentflow.deployments import Asked, ask_for_run
 from agentflow.engine.active import Options
 from agentflow.journal.protocol import Journal, RunFilter
 from agentflow.model.limits import Limit
-from agentflow.model.runs import Origin
+from agentflow.model.runs import Origin, Run
 from agentflow.model.states import StateType
 from agentflow.settings import Settings
 from agentflow.workers.inline import InlineWorker
-from tests.engine.limit_driver import CROWD, LEASE, TURNS, open_in
+from tests.engine.limit_driver import CROWD, LEASE, TURNS, deployed, open_in
 from tests.journal.postgres_server import PostgresServer
 
 ROOT = Path(__file__).parents[2]
@@ -152,6 +153,83 @@ def test_a_worker_takes_up_the_runs_that_waited_for_a_killed_holder(place: Place
         for run in (killed, *behind):
             assert worker.await_run(run.id, PATIENCE).state is StateType.COMPLETED
     assert sorted(bodies) == [0, 1, 2]
+    journal.close()
+
+
+def ask(journal: Journal, times: int) -> list[str]:
+    """Runs of the deployment that are asked for."""
+    return [ask_for_run(journal, "deployed/a", Asked({})).id for _ in range(times)]
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    ("place", "processes", "runs"),
+    [
+        ("sqlite", 4, 40),
+        pytest.param("sqlite", 8, 300, marks=pytest.mark.nightly),
+        pytest.param("postgres", 8, 300, marks=pytest.mark.nightly),
+    ],
+    indirect=["place"],
+)
+def test_processes_keep_to_the_limit_of_a_deployment_together(
+    place: Place, processes: int, runs: int
+) -> None:
+    """Many execute runs of one deployment, never more than three at once; two of them are killed meanwhile.
+
+    The runs that those were at go on elsewhere, and no slot is lost.
+    """
+    journal = place.open()
+    deployed.to_deployment("a", concurrency_limit=LIMIT).apply(journal)
+    everybody = [process(place, "deployed") for _ in range(processes)]
+    ask(journal, runs)
+    for one in everybody:
+        go(one)
+    for number, victim in enumerate(everybody[:2], 1):
+        _until(lambda number=number: len(events(place)) >= 8 * number)
+        victim.kill()
+        victim.communicate()
+    _until(lambda: len(_completed(journal)) == runs, patience=200)
+    for one in everybody[2:]:
+        one.communicate()
+        assert one.returncode == 0
+    killed = {one.pid for one in everybody[:2]}
+    mine = [(event, pid, at) for event, pid, at in events(place)]
+    begun = {pid: sum(event == "begin" for event, who, _ in mine if who == pid) for pid in killed}
+    done = {pid: sum(event == "end" for event, who, _ in mine if who == pid) for pid in killed}
+    whole = [(event, at) for event, pid, at in mine if pid not in killed]
+    assert most_at_once(whole) <= LIMIT
+    assert most_at_once(whole) > 1, "they never met"
+    assert all(0 <= begun[pid] - done[pid] <= LIMIT for pid in killed)
+    _until(lambda: journal.list_slots() == [])
+    assert journal.free_slots("deployment:deployed/a") == LIMIT
+    journal.close()
+
+
+def _completed(journal: Journal) -> list[Run]:
+    return journal.list_runs(RunFilter(1000, (StateType.COMPLETED,), deployment="deployed/a"))
+
+
+def test_what_a_killed_process_held_of_a_deployment_goes_to_the_next_run(place: Place) -> None:
+    """The killed run is taken up again, and so are those behind it, one after the other."""
+    journal = place.open()
+    deployed.to_deployment("a", concurrency_limit=1).apply(journal)
+    first = process(place, "hold-deployed")
+    ask(journal, 2)
+    go(first)
+    _until(lambda: len(events(place)) == 1)
+    (slot,) = journal.list_slots()
+    assert slot.limit == "deployment:deployed/a"
+    second = process(place, "deployed")
+    go(second)
+    first.kill()
+    first.communicate()
+    killed = time.monotonic_ns()
+    _until(lambda: len(_completed(journal)) == 2)
+    begun = [(pid, at) for event, pid, at in events(place) if event == "begin"]
+    assert [pid for pid, _ in begun] == [first.pid, second.pid, second.pid]
+    assert (begun[1][1] - killed) / 1e9 < PROMPT
+    second.communicate()
+    assert journal.list_slots() == []
     journal.close()
 
 

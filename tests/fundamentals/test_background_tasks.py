@@ -630,7 +630,7 @@ def test_serve_wants_tasks_and_places_for_them() -> None:
         given: Any = wrong
         with pytest.raises(DefinitionError, match="serve"):
             serve(*given)
-    with pytest.raises(DefinitionError, match="agentflow serve FILE"):
+    with pytest.raises(DefinitionError, match=r"flow\.to_deployment"):
         serve(cast("Any", flow(lambda: 1)))
     for limit in (0, -1):
         with pytest.raises(DefinitionError, match="would run nothing"):

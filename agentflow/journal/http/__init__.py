@@ -45,7 +45,7 @@ _NEWS = frozenset(
     {
         "create_run", "claim_run", "claim_runs", "release_run", "set_state", "request_cancel", "reopen_run",
         "fork_run", "open_wait", "decide", "withdraw_wait", "send_event", "set_limit", "delete_limit", "reset_limit",
-        "release_slots", "unlock_key",
+        "release_slots", "unlock_key", "bind_run", "save_deployment", "pause_deployment", "delete_deployment",
     }
 )  # fmt: skip
 Claim = tuple[int, int]
@@ -277,6 +277,7 @@ _CLAIMS: Mapping[str, Callable[[Mapping[str, Any]], Claim | None]] = {
     "append": lambda given: (given["number"], given["epoch"]),
     "start_effect": lambda given: (given["number"], given["epoch"]),
     "set_state": lambda given: (given["number"], given["epoch"]),
+    "bind_run": lambda given: (given["number"], given["epoch"]),
     "release_run": lambda given: (given["run"].number, given["run"].epoch),
     "open_wait": lambda given: (given["wait"].run, given["epoch"]),
     "withdraw_wait": lambda given: (given["wait"].run, given["epoch"]),

@@ -1,6 +1,7 @@
 """The reference journal: plain dictionaries under one lock. For tests, and as the oracle of the other stores."""
 
 from agentflow.journal.memory.cache import MemoryCache
+from agentflow.journal.memory.deployments import MemoryDeployments
 from agentflow.journal.memory.history import MemoryHistory
 from agentflow.journal.memory.limits import MemoryLimits
 from agentflow.journal.memory.retention import MemoryRetention
@@ -10,7 +11,14 @@ from agentflow.journal.memory.waits import MemoryWaits
 
 
 class MemoryJournal(
-    MemoryHistory, MemoryRuns, MemorySteps, MemoryWaits, MemoryLimits, MemoryCache, MemoryRetention
+    MemoryHistory,
+    MemoryRuns,
+    MemorySteps,
+    MemoryWaits,
+    MemoryLimits,
+    MemoryDeployments,
+    MemoryCache,
+    MemoryRetention,
 ):
     """See `agentflow.journal.protocol.Journal`. Dies with its process."""
 

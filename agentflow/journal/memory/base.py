@@ -14,6 +14,7 @@ from agentflow.errors import Fenced, RunNotFoundError
 from agentflow.journal.protocol import CacheLock, CacheRow
 from agentflow.journal.protocol.cache import KEPT_EXPIRED, PRUNED_AT_ONCE
 from agentflow.journal.slots import Account
+from agentflow.model.deployments import Deployment
 from agentflow.model.limits import Slot
 from agentflow.model.lives import Fork, Life, LifeEnd
 from agentflow.model.runs import Run
@@ -46,6 +47,7 @@ class MemoryBase:
         #: By key, run and step: the lock, and whether it is held (else waited for).
         self._locks: dict[tuple[bytes, int, bytes], tuple[CacheLock, bool]] = {}
         self._logs: list[LogRow] = []
+        self._deployments: dict[str, Deployment] = {}
         self.accounts: dict[str, Account] = {}
         #: Of limits, by claim, then by limit.
         self.slots: dict[str, dict[str, Slot]] = {}

@@ -30,6 +30,9 @@ class MemoryRuns(MemoryBase):
             above = self._run(new.parent) if new.parent else None
             if above is not None:
                 rules.check_parent(above.state, above.message)
+            if new.deployment:
+                found = self._deployments.get(new.deployment)
+                rules.check_deployment(new.deployment, None if found is None else int(found.paused))
             number = len(self._runs) + 1
             run = new_run(new, state, f"memory:{os.getpid()}" if owned else "", number)
             self._runs[number], self._numbers[new.id], self._steps[number] = run, number, []
@@ -78,6 +81,17 @@ class MemoryRuns(MemoryBase):
             with suppress(RunNotFoundError, RunFinishedError, RunOwnedError):
                 claimed.append(self.claim_run(run_id, fingerprint=fingerprint, start=start))
         return sorted(claimed, key=lambda run: run.number)
+
+    def bind_run(
+        self, number: int, epoch: int, parameters: bytes, *, name: str = "", on_cancellation: bool = False
+    ) -> None:
+        with self._lock:
+            self._check_epoch(number, epoch)
+            run = self._runs[number]
+            self._runs[number] = replace(
+                run, parameters=parameters, name=name or run.name, on_cancellation=on_cancellation
+            )
+        self._notify()
 
     def release_run(self, run: Run) -> None:
         with self._lock:
@@ -189,6 +203,7 @@ class MemoryRuns(MemoryBase):
             and (wanted.before is None or run.number < wanted.before)
             and run.id.endswith(wanted.id_end)
             and set(wanted.tags).issubset(run.tags)
+            and (not wanted.deployment or run.deployment == wanted.deployment)
         ][: wanted.limit]
 
     def due_runs(

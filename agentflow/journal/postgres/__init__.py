@@ -6,6 +6,7 @@ Each module holds the verbs of one part of the protocol; what they share is in `
 
 from agentflow.journal.postgres.admin import PostgresAdmin
 from agentflow.journal.postgres.cache import PostgresCache
+from agentflow.journal.postgres.deployments import PostgresDeployments
 from agentflow.journal.postgres.history import PostgresHistory
 from agentflow.journal.postgres.limits import PostgresLimits
 from agentflow.journal.postgres.retention import PostgresRetention
@@ -21,6 +22,7 @@ class PostgresJournal(
     PostgresSteps,
     PostgresWaits,
     PostgresLimits,
+    PostgresDeployments,
     PostgresCache,
     PostgresRetention,
     PostgresAdmin,

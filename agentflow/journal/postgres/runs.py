@@ -38,6 +38,9 @@ class PostgresRuns(PostgresBase):
                 above = db.one(SQL["parent_locked"], (new.parent,))
                 if above is not None:
                     rules.check_parent(StateType(above[0]), above[1])
+            if new.deployment:
+                row = db.one(SQL["deployment_is_paused"], (new.deployment,))
+                rules.check_deployment(new.deployment, None if row is None else int(row[0]))
             if db.one(SQL["state_of"], (new.id,)) is not None:  # before it has taken a number
                 raise ValueError(f"the journal holds this already (run {new.id})")
             return int(db.value(SQL["create_run"], values))
@@ -99,6 +102,16 @@ class PostgresRuns(PostgresBase):
         if claimed:
             self._notify()
         return claimed
+
+    def bind_run(
+        self, number: int, epoch: int, parameters: bytes, *, name: str = "", on_cancellation: bool = False
+    ) -> None:
+        def work(db: Session) -> None:
+            check_epoch(db, number, epoch)
+            db.do(SQL["bind_run"], (parameters, name, name, int(on_cancellation), number, epoch))
+
+        self._commit(work)
+        self._notify()
 
     def release_run(self, run: Run) -> None:
         def work(db: Session) -> None:

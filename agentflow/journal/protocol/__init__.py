@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from agentflow.journal.protocol.cache import CacheEntry, CacheFilter, CacheLock, CacheRow, CacheVerbs
+from agentflow.journal.protocol.deployments import DeploymentFilter, DeploymentVerbs
 from agentflow.journal.protocol.history import HistoryVerbs
 from agentflow.journal.protocol.limits import LimitVerbs
 from agentflow.journal.protocol.retention import Pruned, RetentionVerbs
@@ -18,7 +19,17 @@ from agentflow.journal.protocol.steps import StepVerbs
 from agentflow.journal.protocol.waits import WaitVerbs
 
 
-class Journal(RunVerbs, HistoryVerbs, StepVerbs, WaitVerbs, LimitVerbs, CacheVerbs, RetentionVerbs, Protocol):
+class Journal(
+    RunVerbs,
+    HistoryVerbs,
+    StepVerbs,
+    WaitVerbs,
+    LimitVerbs,
+    DeploymentVerbs,
+    CacheVerbs,
+    RetentionVerbs,
+    Protocol,
+):
     """The store of record."""
 
     #: The installation's key (for digests and signatures); not stored in the journal itself.
@@ -41,4 +52,14 @@ class Journal(RunVerbs, HistoryVerbs, StepVerbs, WaitVerbs, LimitVerbs, CacheVer
         ...
 
 
-__all__ = ["CacheEntry", "CacheFilter", "CacheLock", "CacheRow", "Journal", "Pruned", "RunClaim", "RunFilter"]
+__all__ = [
+    "CacheEntry",
+    "CacheFilter",
+    "CacheLock",
+    "CacheRow",
+    "DeploymentFilter",
+    "Journal",
+    "Pruned",
+    "RunClaim",
+    "RunFilter",
+]

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
-TABLES = ("run", "step", "life", "fork", "wait", "event", "cache", "log", "concurrency_limit", "pruned")
+TABLES = (
+    "run",
+    "step",
+    "life",
+    "fork",
+    "wait",
+    "event",
+    "cache",
+    "log",
+    "concurrency_limit",
+    "pruned",
+    "deployment",
+)
 """What is carried elsewhere, in this order. Not: who owns what at the moment."""
 
 TableRow = tuple[str, dict[str, Any]]

@@ -23,6 +23,8 @@ class RunFilter(NamedTuple):
     parent: str = ""
     #: Only runs that have all of these tags.
     tags: tuple[str, ...] = ()
+    #: Only runs of this deployment.
+    deployment: str = ""
 
 
 class RunClaim(NamedTuple):
@@ -43,7 +45,8 @@ class RunVerbs(Protocol):
     ) -> Run:
         """Store a new run; `owned`: it belongs to this process, default: only if it is RUNNING at once.
 
-        Raises `Cancelling` where its parent was asked to stop.
+        Raises `Cancelling` where its parent was asked to stop, `DeploymentNotFoundError` and `DeploymentPausedError`
+        where its deployment is gone, or takes no new runs.
         """
         ...
 
@@ -70,6 +73,15 @@ class RunVerbs(Protocol):
 
         Each as by `claim_run`, and named once. What somebody else owns, or is just claiming, is left out and not
         waited for.
+        """
+        ...
+
+    def bind_run(
+        self, number: int, epoch: int, parameters: bytes, *, name: str = "", on_cancellation: bool = False
+    ) -> None:
+        """Store a run's arguments as its flow has understood those that were given by name.
+
+        `name`: how it is called from now on, "" = as it was; `on_cancellation`: see `NewRun`. Raises `Fenced`.
         """
         ...
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from agentflow.journal.protocol import CacheFilter, RunFilter
+from agentflow.journal.protocol import CacheFilter, DeploymentFilter, RunFilter
 from agentflow.model.waits import WaitKind
 
 Condition = tuple[str, list[Any]]
@@ -44,8 +44,22 @@ def runs_wanted(wanted: RunFilter) -> Condition:
         parts.append(("number < ?", [wanted.before]))
     if wanted.id_end:
         parts.append(("substr(id, length(id) - length(?) + 1) = ?", [wanted.id_end] * 2))
-    parts += [(f"replace({_TAGS}, ?, '') != {_TAGS}", [f"\n{tag}\n"]) for tag in wanted.tags]
-    return joined(parts)
+    if wanted.deployment:
+        parts.append(("deployment = ? AND deployment != ''", [wanted.deployment]))
+    return joined(parts + _tagged(wanted.tags))
+
+
+def deployments_wanted(wanted: DeploymentFilter) -> Condition:
+    """Rows of table ``deployment``."""
+    parts: list[Condition] = [("flow = ?", [wanted.flow])] if wanted.flow else []
+    if wanted.after:
+        parts.append(("name > ?", [wanted.after]))
+    return joined(parts + _tagged(wanted.tags))
+
+
+def _tagged(tags: Iterable[str]) -> list[Condition]:
+    """Rows that have all of these tags."""
+    return [(f"replace({_TAGS}, ?, '') != {_TAGS}", [f"\n{tag}\n"]) for tag in tags]
 
 
 def waits_wanted(number: int | None, kinds: frozenset[WaitKind], *, open_only: bool) -> Condition:

@@ -1,7 +1,8 @@
 -- name: create_run
 INSERT INTO run (id, flow, name, entrypoint, parameters, fingerprint, origins, state, message, created, started,
-                 ended, result, error, epoch, owner, cwd, interpreter, tags, crashes, parent, on_cancellation)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, '', ?, ?, NULL, NULL, NULL, ?, ?, ?, ?, ?, 0, ?, ?)
+                 ended, result, error, epoch, owner, cwd, interpreter, tags, crashes, parent, on_cancellation,
+                 deployment, deployment_version)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, '', ?, ?, NULL, NULL, NULL, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?)
 RETURNING number
 
 -- name: run_by_id
@@ -22,6 +23,41 @@ UPDATE run SET state = ?1, message = ?2, ended = ?3, result = ?4, error = ?5,
                owner = CASE WHEN ?6 = 1 AND CAST(?3 AS DOUBLE PRECISION) IS NULL THEN '' ELSE owner END,
                started = CASE ?1 WHEN 'RUNNING' THEN coalesce(started, ?9) ELSE started END
 WHERE number = ?7 AND epoch = ?8
+
+-- name: bind_run
+UPDATE run SET parameters = ?, name = CASE ? WHEN '' THEN name ELSE ? END, on_cancellation = ?
+WHERE number = ? AND epoch = ?
+
+-- name: deployment_is_paused
+SELECT paused FROM deployment WHERE name = ?
+
+-- name: put_deployment
+INSERT INTO deployment VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?15)
+ON CONFLICT (name) DO UPDATE SET
+  flow = excluded.flow, entrypoint = excluded.entrypoint, parameters = excluded.parameters, schema = excluded.schema,
+  origins = excluded.origins, tags = excluded.tags, description = excluded.description, version = excluded.version,
+  concurrency_limit = excluded.concurrency_limit, collision_strategy = excluded.collision_strategy,
+  paused = CASE ?16 WHEN 1 THEN excluded.paused ELSE deployment.paused END,
+  cwd = excluded.cwd, interpreter = excluded.interpreter,
+  updated = CASE WHEN
+    (deployment.flow, deployment.entrypoint, deployment.parameters, deployment.schema, deployment.origins,
+     deployment.tags, deployment.description, deployment.version, deployment.concurrency_limit,
+     deployment.collision_strategy, deployment.paused, deployment.cwd, deployment.interpreter)
+    = (excluded.flow, excluded.entrypoint, excluded.parameters, excluded.schema, excluded.origins,
+       excluded.tags, excluded.description, excluded.version, excluded.concurrency_limit,
+       excluded.collision_strategy, CASE ?16 WHEN 1 THEN excluded.paused ELSE deployment.paused END,
+       excluded.cwd, excluded.interpreter)
+    THEN deployment.updated ELSE excluded.updated END
+RETURNING *
+
+-- name: pause_deployment
+UPDATE deployment SET paused = ?1, updated = CASE paused WHEN ?1 THEN updated ELSE ?2 END WHERE name = ?3 RETURNING *
+
+-- name: drop_deployment
+DELETE FROM deployment WHERE name = ?
+
+-- name: deployment
+SELECT * FROM deployment WHERE name = ?
 
 -- name: release_run
 UPDATE run SET owner = '' WHERE number = ? AND epoch = ? RETURNING state

@@ -5,6 +5,7 @@ Each module holds the verbs of one part of the protocol; what they share is in `
 
 from agentflow.journal.sqlite.admin import SqliteAdmin
 from agentflow.journal.sqlite.cache import SqliteCache
+from agentflow.journal.sqlite.deployments import SqliteDeployments
 from agentflow.journal.sqlite.history import SqliteHistory
 from agentflow.journal.sqlite.limits import SqliteLimits
 from agentflow.journal.sqlite.retention import SqliteRetention
@@ -20,6 +21,7 @@ class SqliteJournal(
     SqliteSteps,
     SqliteWaits,
     SqliteLimits,
+    SqliteDeployments,
     SqliteCache,
     SqliteRetention,
     SqliteAdmin,

@@ -16,7 +16,7 @@ from agentflow.journal.protocol import RunClaim, RunFilter
 from agentflow.journal.rows import new_run, new_run_values, run_from
 from agentflow.journal.sql.filters import runs_wanted
 from agentflow.journal.sql.lives import end_life
-from agentflow.journal.sqlite.base import SQL, SqliteBase, changes
+from agentflow.journal.sqlite.base import SQL, SqliteBase, changes, check_epoch
 from agentflow.journal.sqlite.cache import forget_run
 from agentflow.model.lives import LifeEnd, end_of, last_words
 from agentflow.model.runs import NewRun, Origin, Run
@@ -44,6 +44,9 @@ class SqliteRuns(SqliteBase):
                 above = db.execute(SQL["state_of"], (new.parent,)).fetchone()
                 if above is not None:
                     rules.check_parent(StateType(above[0]), above[1])
+            if new.deployment:
+                paused = db.execute(SQL["deployment_is_paused"], (new.deployment,)).get
+                rules.check_deployment(new.deployment, paused)
             number: int = db.execute(SQL["create_run"], values).get
             if owned:
                 self._own(taken, number, 1, new.id, "another process")
@@ -122,6 +125,16 @@ class SqliteRuns(SqliteBase):
             for number, epoch in taken:
                 self._ownership.release(number, epoch)
             raise
+
+    def bind_run(
+        self, number: int, epoch: int, parameters: bytes, *, name: str = "", on_cancellation: bool = False
+    ) -> None:
+        def work(db: apsw.Connection) -> None:
+            check_epoch(db, number, epoch)
+            db.execute(SQL["bind_run"], (parameters, name, name, int(on_cancellation), number, epoch))
+
+        self._commit(work)
+        self._notify()
 
     def release_run(self, run: Run) -> None:
         now = self._clock()

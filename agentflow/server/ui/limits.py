@@ -13,7 +13,7 @@ from starlette.responses import RedirectResponse, Response
 from agentflow.engine.limits import define
 from agentflow.errors import LimitNotFoundError, UsageError
 from agentflow.limit_views import find_limit, limit_view, limit_views
-from agentflow.model.limits import FLOW_PREFIX, TAG_PREFIX, ConcurrencyLimitStrategy
+from agentflow.model.limits import DEPLOYMENT_PREFIX, FLOW_PREFIX, TAG_PREFIX, ConcurrencyLimitStrategy
 from agentflow.server.api.limits import name_in_path, strategy_of
 from agentflow.server.bodies import form_of
 from agentflow.server.rendering import render
@@ -95,6 +95,8 @@ def _about(name: str) -> str:
         return f"each task tagged {name.removeprefix(TAG_PREFIX)}"
     if name.startswith(FLOW_PREFIX):
         return f"each run of {name.removeprefix(FLOW_PREFIX)}"
+    if name.startswith(DEPLOYMENT_PREFIX):
+        return f"each run of the deployment {name.removeprefix(DEPLOYMENT_PREFIX)}"
     return "whatever asks for it in code"
 
 

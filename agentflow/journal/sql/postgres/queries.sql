@@ -10,6 +10,9 @@ SELECT run.*, keeper FROM run WHERE number = ? FOR NO KEY UPDATE
 -- name: parent_locked
 SELECT state, message FROM run WHERE id = ? FOR SHARE
 
+-- name: deployment_is_paused
+SELECT paused FROM deployment WHERE name = ? FOR SHARE
+
 -- name: epoch_locked
 SELECT epoch, keeper FROM run WHERE number = ? FOR NO KEY UPDATE
 
