@@ -1,6 +1,6 @@
-"""Tools about runs: list, start, inspect, await, cancel, retry, fork.
+"""Tools about runs: list, start, inspect, await, cancel, retry, fork; and about deployments: list, ask for a run.
 
-They show what waits for a person; none of them can answer.
+They show what waits for a person; none of them can answer. None changes what a deployment is.
 """
 
 from __future__ import annotations
@@ -16,10 +16,16 @@ from fastmcp.tools import FunctionTool, ToolResult
 from mcp_types import ToolAnnotations
 from pydantic import Field
 
+from agentflow.deployments import Asked, schema_of
 from agentflow.engine.forks import in_words
-from agentflow.errors import AgentflowError, RunNotFoundError
+from agentflow.errors import (
+    AgentflowError,
+    DeploymentNotFoundError,
+    DeploymentPausedError,
+    RunNotFoundError,
+)
 from agentflow.explaining import explain
-from agentflow.journal.protocol import RunFilter
+from agentflow.journal.protocol import DeploymentFilter, RunFilter
 from agentflow.mcp import results
 from agentflow.mcp.callers import Caller, client_name
 from agentflow.mcp.calls import Desk, RunCall
@@ -30,6 +36,8 @@ from agentflow.mcp.sealing import Continuation
 from agentflow.mcp.shapes import (
     ApprovalList,
     ApprovalShape,
+    DeploymentList,
+    DeploymentShape,
     FateShape,
     FlowList,
     FlowShape,
@@ -47,7 +55,7 @@ from agentflow.model.runs import Origin, Run
 from agentflow.model.states import StateType
 from agentflow.model.waits import PERSON_KINDS, Wait
 from agentflow.run_context import cancel_run
-from agentflow.views import in_doubt, stamp, steps_of, waiting_view
+from agentflow.views import deployment_view, in_doubt, stamp, steps_of, waiting_view
 
 #: No client should wait longer: many give up after 60 seconds.
 LONGEST_WAIT = 50.0
@@ -75,6 +83,12 @@ class ControlTool(FunctionTool):
             return await super().run(arguments)
         except RunNotFoundError as error:
             return results.error_result(f"no run {error.run_id!r}; list_runs lists the runs")
+        except DeploymentNotFoundError as error:
+            return results.error_result(f"no deployment {error.name!r}; list_deployments lists them")
+        except DeploymentPausedError as error:
+            return results.error_result(
+                f"{error.name} is paused: it takes no new runs before a person resumes it"
+            )
         except AgentflowError as error:
             return results.error_result(str(error))
         except ValidationError as error:
@@ -101,11 +115,13 @@ class ControlTools:
 
     def tools(self) -> list[ControlTool]:
         """The tools."""
-        made = [_tool(fn, _READS) for fn in (self.list_flows, self.get_run, self.list_runs, self.get_logs)]
+        reading = (self.list_flows, self.list_deployments, self.get_run, self.list_runs, self.get_logs)
+        made = [_tool(fn, _READS) for fn in reading]
         return [
             *made,
             _tool(self.list_approvals, _READS),
             _tool(self.start_run, _STARTS),
+            _tool(self.run_deployment, _STARTS),
             _tool(self.cancel_run, _CANCELS),
             _tool(self.retry_run, _STARTS),
             _tool(self.fork_run, _STARTS),
@@ -137,6 +153,41 @@ class ControlTools:
         """Start a run of a flow and return at once; await_run waits for it."""
         name = next((known for known in self._worker.flows if flow in (known, tool_name(known))), flow)
         run = self._worker.start_run(name, arguments or {}, origin=self._origin)
+        return StartedRun(run_id=run.id, flow=run.flow, state=run.state, next=_GOES_ON)
+
+    # -- deployments
+    def list_deployments(
+        self,
+        flow: Annotated[str, Field(description="Only deployments of this flow.")] = "",
+        limit: Limit = 50,
+    ) -> DeploymentList:
+        """List deployments: flows under names, with the schema of the parameters that a run of them takes."""
+        found = self._journal.list_deployments(DeploymentFilter(limit=limit, flow=flow))
+        return DeploymentList(
+            deployments=[
+                DeploymentShape.model_validate(
+                    deployment_view(deployment, full=False) | {"parameters": schema_of(deployment)}
+                )
+                for deployment in found
+            ]
+        )
+
+    def run_deployment(
+        self,
+        name: Annotated[str, Field(description="A name from list_deployments, FLOW/NAME.")],
+        arguments: Annotated[
+            dict[str, Any] | None, Field(description="Parameters by name, beside those of the deployment.")
+        ] = None,
+        idempotency_key: Annotated[
+            str, Field(description="If a run was asked for with the same key, that one is meant.")
+        ] = "",
+    ) -> StartedRun:
+        """Ask for a run of a deployment and return at once; await_run waits for it.
+
+        It begins as soon as a process serves the flow. Its side effects need a person's signature.
+        """
+        asked = Asked(arguments or {}, self._origin, idempotency_key=idempotency_key)
+        run = self._worker.start_deployed(name, asked)
         return StartedRun(run_id=run.id, flow=run.flow, state=run.state, next=_GOES_ON)
 
     # -- runs
@@ -186,6 +237,7 @@ class ControlTools:
     def list_runs(
         self,
         flow: Annotated[str, Field(description="Only runs of this flow.")] = "",
+        deployment: Annotated[str, Field(description="Only runs of this deployment, FLOW/NAME.")] = "",
         state: Annotated[StateType | None, Field(description="Only runs in this state.")] = None,
         tag: Annotated[str, Field(description="Only runs with this tag.")] = "",
         limit: Limit = 20,
@@ -193,7 +245,13 @@ class ControlTools:
         """List runs, newest first."""
         states = () if state is None else (state,)
         runs = self._journal.list_runs(
-            RunFilter(limit=limit, states=states, flow=flow, tags=(tag,) if tag else ())
+            RunFilter(
+                limit=limit,
+                states=states,
+                flow=flow,
+                tags=(tag,) if tag else (),
+                deployment=deployment,
+            )
         )
         return RunList(runs=[RunShape.model_validate(results.safe_run_view(run, full=False)) for run in runs])
 

@@ -31,6 +31,27 @@ class FlowList(_Shape):
     flows: list[FlowShape]
 
 
+class DeploymentShape(_Shape):
+    """A deployment: a flow under a name, with arguments that its runs begin with."""
+
+    name: str
+    flow: str
+    description: str
+    version: str
+    #: JSON schema; what the deployment gives stands there as defaults.
+    parameters: dict[str, Any]
+    tags: list[str]
+    #: It takes no new runs.
+    paused: bool
+    concurrency_limit: int | None
+
+
+class DeploymentList(_Shape):
+    """Deployments by name."""
+
+    deployments: list[DeploymentShape]
+
+
 class StartedRun(_Shape):
     """A run that has just been started."""
 
@@ -54,6 +75,8 @@ class RunShape(_Shape):
     flow: str
     #: The run that started it.
     parent: str | None = None
+    #: The deployment that it is a run of.
+    deployment: str | None = None
     #: What people call it.
     name: str = ""
     state: StateType

@@ -20,7 +20,7 @@ from agentflow.journal.wire import DOOR
 from agentflow.server import stream
 from agentflow.server.access import Access
 from agentflow.server.answers import on_agentflow_error, on_http_error
-from agentflow.server.api import approvals, flows, health, history, limits, logs, runs, steps
+from agentflow.server.api import approvals, deployments, flows, health, history, limits, logs, runs, steps
 from agentflow.server.feeds import Hub
 from agentflow.server.guard import Guard
 from agentflow.server.journal.door import Door
@@ -29,6 +29,7 @@ from agentflow.server.rendering import HERE
 from agentflow.server.site import Site
 from agentflow.server.ui import approvals as approval_pages
 from agentflow.server.ui import connect as connect_page
+from agentflow.server.ui import deployments as deployment_pages
 from agentflow.server.ui import flows as flow_pages
 from agentflow.server.ui import limits as limit_pages
 from agentflow.server.ui import login as login_page
@@ -97,6 +98,13 @@ def _api_routes() -> list[BaseRoute]:
         Route("/api/runs/{id}/logs", logs.list_logs, methods=["GET"]),
         Route("/api/runs/{id}/cancel", runs.cancel_run, methods=["POST"]),
         Route("/api/runs/{id}/events", runs.send_event, methods=["POST"]),
+        Route("/api/deployments", deployments.list_deployments, methods=["GET"]),
+        Route("/api/deployments/{name:path}/runs", deployments.start_run, methods=["POST"]),
+        Route("/api/deployments/{name:path}/pause", deployments.pause_deployment, methods=["POST"]),
+        Route("/api/deployments/{name:path}/resume", deployments.resume_deployment, methods=["POST"]),
+        Route("/api/deployments/{name:path}", deployments.show_deployment, methods=["GET"]),
+        Route("/api/deployments/{name:path}", deployments.define_deployment, methods=["PUT"]),
+        Route("/api/deployments/{name:path}", deployments.delete_deployment, methods=["DELETE"]),
         Route("/api/limits", limits.list_limits, methods=["GET"]),
         Route("/api/limits/{name:path}/reset", limits.reset_limit, methods=["POST"]),
         Route("/api/limits/{name:path}", limits.show_limit, methods=["GET"]),
@@ -120,6 +128,12 @@ def _page_routes() -> list[BaseRoute]:
         Route("/flows", flow_pages.list_page, methods=["GET"]),
         Route("/flows/{name}", flow_pages.start_page, methods=["GET"]),
         Route("/flows/{name}", flow_pages.start, methods=["POST"]),
+        Route("/deployments", deployment_pages.list_page, methods=["GET"]),
+        Route("/deployments/{name:path}/pause", deployment_pages.pause, methods=["POST"]),
+        Route("/deployments/{name:path}/resume", deployment_pages.resume, methods=["POST"]),
+        Route("/deployments/{name:path}/delete", deployment_pages.delete, methods=["POST"]),
+        Route("/deployments/{name:path}", deployment_pages.show_page, methods=["GET"]),
+        Route("/deployments/{name:path}", deployment_pages.start, methods=["POST"]),
         Route("/limits", limit_pages.list_page, methods=["GET"]),
         Route("/limits", limit_pages.set_new, methods=["POST"]),
         Route("/limits/{name:path}/reset", limit_pages.reset, methods=["POST"]),

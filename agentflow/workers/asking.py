@@ -52,19 +52,16 @@ class Asking(ABC):
         self._offer(found, run)
         return run
 
-    def start_deployed(
-        self, deployment: str, parameters: Mapping[str, Any], *, origin: Origin, key: str = ""
-    ) -> Run:
+    def start_deployed(self, deployment: str, asked: Asked) -> Run:
         """Ask for a run of a deployment and return at once; it begins here, if its flow is served here.
 
-        `key`: see `Asked.idempotency_key`. Raises `DeploymentNotFoundError`, `DeploymentPausedError`,
-        `ParameterError` before any run exists.
+        Raises `DeploymentNotFoundError`, `DeploymentPausedError`, `ParameterError` before any run exists.
         """
         known = find_deployment(self.journal, deployment)
         flow = self.flows.get(known.flow)
         if flow is not None and flow.validate_parameters:
-            flow.binder.validate_named({**defaults_of(known), **parameters})
-        run = ask_for_run(self.journal, deployment, Asked(parameters, origin, idempotency_key=key))
+            flow.binder.validate_named({**defaults_of(known), **asked.parameters})
+        run = ask_for_run(self.journal, deployment, asked)
         if flow is not None and run.state is StateType.PENDING:
             self._offer(flow, run)
         return run

@@ -27,7 +27,7 @@ from tests.mcp.sample_flows import FLOWS, GATE, refund
 
 CONTROLS = {
     "list_flows", "start_run", "get_run", "await_run", "list_runs", "cancel_run", "get_logs", "list_approvals",
-    "retry_run", "fork_run",
+    "retry_run", "fork_run", "list_deployments", "run_deployment",
 }  # fmt: skip
 
 
@@ -55,7 +55,7 @@ async def test_every_tool_says_what_it_takes_gives_and_does(server: FastMCP[Any]
         assert (tool.output_schema or {})["type"] == "object"
         Draft202012Validator.check_schema(tool.output_schema or {})
     reading = {name for name in CONTROLS if hints(tools[name]).read_only_hint}
-    assert reading == CONTROLS - {"start_run", "cancel_run", "retry_run", "fork_run"}
+    assert reading == CONTROLS - {"start_run", "run_deployment", "cancel_run", "retry_run", "fork_run"}
     assert hints(tools["cancel_run"]).destructive_hint is True
 
 
@@ -80,7 +80,8 @@ async def test_every_result_fits_its_schema(server: FastMCP[Any], journal: Journ
         await client.call_tool("broken", {"text": "x"}, raise_on_error=False)
         (failed,) = journal.list_runs(RunFilter(states=(StateType.FAILED,)))
         calls: list[tuple[str, dict[str, Any]]] = [
-            ("list_flows", {}), ("list_runs", {}), ("list_approvals", {}), ("get_logs", {"run_id": wait.run_id}),
+            ("list_flows", {}), ("list_deployments", {}),
+            ("list_runs", {}), ("list_approvals", {}), ("get_logs", {"run_id": wait.run_id}),
             ("get_run", {"run_id": wait.run_id}), ("get_run", {"run_id": failed.id}),
             ("await_run", {"run_id": wait.run_id}), ("await_run", {"run_id": failed.id}),
             ("start_run", {"flow": "greet", "arguments": {"name": "Ada"}}), ("refund_order", {"order_id": "b"}),
@@ -347,3 +348,33 @@ async def test_a_flow_that_is_added_later_is_a_tool_at_once(
         worker.flows["newcomer"] = newcomer
         assert "newcomer" in {tool.name for tool in await client.list_tools()}
         assert (await client.call_tool("newcomer", {})).structured_content == {"result": "here"}
+
+
+async def test_a_run_of_a_deployment_is_asked_for(server: FastMCP[Any], journal: Journal, era: str) -> None:
+    """A model is behind it; what it cannot do is said in words that it can act on, and it changes no definition."""
+    definition = FLOWS["greet"].to_deployment("nightly", parameters={"name": "ann"})
+    name = definition.apply(journal, origins=(Origin.PERSON,)).name
+
+    async with connect(server, era) as client:
+
+        async def called(tool: str, **arguments: Any) -> dict[str, Any]:
+            return dict((await client.call_tool(tool, arguments)).structured_content or {})
+
+        (found,) = (await called("list_deployments"))["deployments"]
+        assert (found["name"], found["flow"], found["paused"]) == ("greet/nightly", "greet", False)
+        assert found["parameters"]["properties"]["name"]["default"] == "ann"
+        started = await called("run_deployment", name=name)
+        assert (await called("await_run", run_id=started["run_id"]))["status"] == "completed"
+        run = journal.get_run(started["run_id"])
+        assert run is not None
+        assert (run.origins, run.deployment) == ((Origin.MODEL,), name)
+        runs = (await called("list_runs", deployment=name))["runs"]
+        assert [one["deployment"] for one in runs] == [name]
+        journal.pause_deployment(name, paused=True)
+        for wanted, problem in (
+            (name, "before a person resumes it"),
+            ("greet/other", "list_deployments lists them"),
+        ):
+            refused = await client.call_tool("run_deployment", {"name": wanted}, raise_on_error=False)
+            assert refused.is_error
+            assert problem in said(refused)

@@ -262,6 +262,7 @@ def nodes(page: Page) -> int:
 def test_no_page_breaks_its_own_policy(running: Running, page: Page) -> None:
     """Every kind of page loads under the content security policy at both widths, without a word on the console."""
     running.ended(running.start("broken"))
+    flows_under_test.post.to_deployment("nightly", concurrency_limit=2, version="7").apply(running.journal)
     run_id = running.start("post")
     wait = running.asked(run_id)
     paths = [
@@ -271,6 +272,8 @@ def test_no_page_breaks_its_own_policy(running: Running, page: Page) -> None:
         f"/runs/{run_id}/fork?from=read",
         "/flows",
         "/flows/post",
+        "/deployments",
+        "/deployments/post/nightly",
         "/approvals",
         "/connect",
     ]
@@ -279,7 +282,7 @@ def test_no_page_breaks_its_own_policy(running: Running, page: Page) -> None:
         for path in [*paths, f"/approvals/{wait.id}"]:
             page.goto(path)
             expect(page.locator("h1").first).to_be_visible()
-            if "/flows" not in path and "/fork" not in path:
+            if "/flows" not in path and "/fork" not in path and path != "/deployments":
                 expect(page.locator("#live:not(.broken)")).to_be_visible()
             assert page.evaluate("document.documentElement.scrollWidth") <= width, (path, width)
 
@@ -330,3 +333,33 @@ def test_the_page_of_limits_is_live(running: Running, page: Page) -> None:
     page.goto("/limits")
     expect(page.locator("#limits tbody tr")).to_contain_text("0 of 1")
     assert running.ended(first) == "COMPLETED"
+
+
+def test_a_run_of_a_deployment_is_asked_for_and_seen(running: Running, page: Page) -> None:
+    """From the list to the form to the run; on the deployment's page its runs come and end by themselves."""
+    answer = running.client().put(
+        "/api/deployments/held/nightly",
+        json={
+            "concurrency_limit": 1,
+            "version": "7",
+            "description": "Holds until it is let go.",
+            "tags": ["demo"],
+        },
+    )
+    assert answer.status_code == 201
+    page.goto("/deployments")
+    page.get_by_role("link", name="held/nightly").click()
+    expect(page.locator("#no-runs")).to_be_visible()
+    page.get_by_role("button", name="Start").click()
+    expect(page.locator("#run[data-ready=yes]")).to_be_visible()
+    page.get_by_role("link", name="held/nightly").click()
+    expect(page.locator("#live:not(.broken)")).to_be_visible()
+    running.client().post("/api/deployments/held/nightly/runs", json={})
+    expect(page.locator("#runs tbody tr")).to_have_count(2)
+    expect(page.locator("#runs tbody tr").first.locator(".state")).to_have_text("awaiting slot")
+    flows_under_test.gate.set()
+    expect(page.locator("#runs tbody tr .state.completed")).to_have_count(2)
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_role("button", name="Start")).to_be_disabled()
+    page.get_by_role("button", name="Take new runs").click()
+    expect(page.get_by_role("button", name="Start")).to_be_enabled()

@@ -38,7 +38,7 @@ def find_run(journal: Journal, run_id: str) -> Run:
 
 
 def run_filter(request: Request) -> RunFilter:
-    """The filter in a query: `state` and `tag` (several with commas), `flow`, `before`, `limit`.
+    """The filter in a query: `state` and `tag` (several with commas), `flow`, `deployment`, `before`, `limit`.
 
     Raises `HTTPException` 400.
     """
@@ -52,6 +52,7 @@ def run_filter(request: Request) -> RunFilter:
         limit=max(1, query_int(request, "limit", _PAGE, most=_MOST)),
         states=tuple(StateType[name] for name in names),
         flow=request.query_params.get("flow", ""),
+        deployment=request.query_params.get("deployment", ""),
         tags=tuple(tag for tag in request.query_params.get("tag", "").split(",") if tag),
         before=query_int(request, "before", 0) or None,
     )
@@ -66,7 +67,7 @@ def page_of(journal: Journal, wanted: RunFilter) -> tuple[list[Run], int | None]
 
 
 def list_runs(request: Request) -> JSON:
-    """GET /api/runs?state=&flow=&before=&limit=: newest first."""
+    """GET /api/runs?state=&flow=&deployment=&before=&limit=: newest first."""
     runs, following = page_of(site_of(request).journal, run_filter(request))
     queues = Queues(site_of(request).journal)
     return JSON({"runs": [queues.view(run, full=False) for run in runs], "next": following})

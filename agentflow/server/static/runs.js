@@ -3,8 +3,9 @@
 import { duration, fetchJSON, listen, make, soon, stateMark, time, trouble } from "./page.js";
 
 const body = document.querySelector("#runs tbody");
+const query = document.getElementById("runs").dataset.query ?? location.search;
 const none = document.getElementById("no-runs");
-document.getElementById("flow").addEventListener("change", (event) => event.target.form.requestSubmit());
+document.getElementById("flow")?.addEventListener("change", (event) => event.target.form.requestSubmit());
 
 function row(run) {
   const line = make("tr");
@@ -32,7 +33,7 @@ function since(moment) {
 async function refresh() {
   let page;
   try {
-    page = await fetchJSON(`/api/runs${location.search}`);
+    page = await fetchJSON(`/api/runs${query}`);
   } catch (error) {
     trouble(`The list is not up to date: ${error.message}.`);
     return;

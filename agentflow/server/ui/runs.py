@@ -64,24 +64,26 @@ def run_line(run: Run, queues: Queues) -> dict[str, Any]:
 
 
 def list_page(request: Request) -> Response:
-    """GET /?state=&flow=&before=."""
+    """GET /?state=&flow=&deployment=&before=."""
     site = site_of(request)
     wanted = run_filter(request)
     runs, following = page_of(site.journal, wanted)
     flows = sorted({*site.worker.flows, *(run.flow for run in runs), *([wanted.flow] if wanted.flow else [])})
     state, queues = request.query_params.get("state", "").upper(), Queues(site.journal)
+    kept = {"flow": wanted.flow, "deployment": wanted.deployment}
     context = {
         "runs": [run_line(run, queues) for run in runs],
         "flows": flows,
         "filters": [
-            {"label": label, "href": _address("/", state=value, flow=wanted.flow), "active": value == state}
+            {"label": label, "href": _address("/", state=value, **kept), "active": value == state}
             for value, label in STATE_FILTERS.items()
         ],
         "state": state,
         "flow": wanted.flow,
-        "newest": _address("/", state=state, flow=wanted.flow) if wanted.before else "",
-        "older": _address("/", state=state, flow=wanted.flow, before=following) if following else "",
-        "filtered": bool(state or wanted.flow or wanted.before),
+        "deployment": wanted.deployment,
+        "newest": _address("/", state=state, **kept) if wanted.before else "",
+        "older": _address("/", state=state, before=following, **kept) if following else "",
+        "filtered": bool(state or wanted.flow or wanted.deployment or wanted.before),
     }
     return render(request, "runs.html", context)
 
