@@ -89,10 +89,11 @@ def _view(journal: Journal, found: Run, life: int | None) -> dict[str, Any]:
 
 
 def _tell_facts(found: Run, view: dict[str, Any]) -> None:
-    parts = ("run_id", "name", "flow", "entrypoint", "parent", "state", "message")
+    parts = ("run_id", "name", "flow", "entrypoint", "deployment", "parent", "state", "message")
+    details = {"state": view["state_name"], "deployment": view["deployment_version"]}
     for name in (*parts, "created", "started", "ended"):
         if view[name]:
-            more = f" ({view['state_name']})" if name == "state" and view["state_name"] else ""
+            more = f" ({details[name]})" if details.get(name) else ""
             print_line(f"{name:<12}{view[name]}{more}")
     _tell_slots(found, view)
     if found.tags:

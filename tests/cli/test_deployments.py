@@ -108,6 +108,7 @@ def test_a_server_executes_what_is_asked_for(shell: Shell) -> None:
         assert (failed.code, failed.json()["state"]) == (1, "FAILED")
         runs = shell.look("runs", "ls", "--deployment", "doubled/nightly", "--json").json()
         assert {run["name"]: run["tags"] for run in runs}["early"] == ["y"]
+        assert "deployment  doubled/nightly (1)" in shell.look("runs", "show", early).out
         assert {(run["deployment"], run["deployment_version"]) for run in runs} == {("doubled/nightly", "1")}
         assert len(runs) == 2
     finally:
