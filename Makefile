@@ -16,7 +16,7 @@ CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2
 	{ echo "agentflow needs Python 3.11 or newer: name one, as in  make PYTHON=python3.12" >&2; exit 1; }
 NODE := .bootstrap/node/node_modules/.bin
 
-.PHONY: demo test test-services test-dask test-ray test-browser test-inspector test-all test-lowest test-versions bench nightly simulate
+.PHONY: demo test test-services test-dask test-ray test-browser test-inspector test-all test-lowest test-versions bench nightly simulate faults
 .PHONY: check lint contracts types format constraints package clean .venv
 
 demo: $(VENV)/.ready-to-run
@@ -59,6 +59,10 @@ bench: $(VENV)/.ready-to-develop
 
 nightly: $(VENV)/.ready-to-develop
 	$(PYTEST) -m nightly --timeout 0
+
+# Every test that kills, freezes, fills, cuts or restarts something, the long ones too; ends with a table of what they counted.
+faults: $(VENV)/.ready-to-develop
+	$(PYTEST) -m fault -n $(WORKERS) --timeout 600
 
 # Worlds of workers that die and freeze, over virtual time; SEED=7 does one again and prints all that happens in it.
 SEEDS ?= 10000

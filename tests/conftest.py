@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults import fault as fault  # noqa: PLC0414 - a fixture for all tests
+from tests.faults import table
 from tests.journal.postgres_server import PostgresServer, running_server
 
 SERVICES = {"cli", "mcp", "server", "workers"}
@@ -43,3 +45,14 @@ def http_server() -> Iterator[object]:
 
     with HttpServer() as server:
         yield server
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """What the tests of faults have measured, where they were asked for."""
+    if "fault" not in config.option.markexpr:
+        return
+    reports = [
+        report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, ())
+    ]
+    for line in table(reports):
+        terminalreporter.write_line(line)

@@ -5,6 +5,7 @@ import signal
 import pytest
 
 from tests.cli.conftest import FLOWS, Ended, Shell, ended
+from tests.faults import Measured
 
 PRINTED = {"run_id", "state", "result", "error", "steps", "reused", "waiting_for", "elapsed_s"}
 
@@ -73,9 +74,12 @@ def test_event_lets_a_run_go_on(shell: Shell) -> None:
     assert shell("runs", "resume", run[-6:]).out == "hello\n"
 
 
+@pytest.mark.fault(18, "SIGTERM")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("name", ["held", "held_async"])
-def test_interrupted_run_is_resumable(shell: Shell, name: str, number: signal.Signals) -> None:
+def test_interrupted_run_is_resumable(
+    shell: Shell, name: str, number: signal.Signals, fault: Measured
+) -> None:
     """Ctrl-C and SIGTERM end with 130 and leave a run that resumes where it was."""
     process = shell.start("run", f"{FLOWS}:{name}", "--json")
     shell.until_world("hold 2", process)
@@ -85,10 +89,13 @@ def test_interrupted_run_is_resumable(shell: Shell, name: str, number: signal.Si
     shell.open_the_gate()
     resumed = shell("runs", "resume", done.json()["run_id"], "--json").json()
     assert resumed["state"] == "COMPLETED"
-    assert resumed["reused"] == shell.world.count("double 1") == (name == "held")
+    done_before = int(name == "held")
+    fault(1, lost=done_before - resumed["reused"], doubled=shell.world.count("double 1") - done_before)
+    assert resumed["reused"] == shell.world.count("double 1") == done_before
 
 
-def test_sigterm_lets_a_step_end(shell: Shell) -> None:
+@pytest.mark.fault(18, "SIGTERM")
+def test_sigterm_lets_a_step_end(shell: Shell, fault: Measured) -> None:
     """What has begun is recorded, nothing begins after it, and the run goes on where it was."""
     process = shell.start("run", f"{FLOWS}:held_half_way", "--json", AGENTFLOW_DRAIN_PATIENCE="60")
     shell.until_world("hold 2", process)
@@ -98,6 +105,7 @@ def test_sigterm_lets_a_step_end(shell: Shell) -> None:
     assert (done.code, done.json()["state"], done.json()["steps"]) == (130, "RUNNING", 2)
     assert shell.world == ["double 1", "hold 2"]
     resumed = shell("runs", "resume", done.json()["run_id"], "--json").json()
+    fault(1, lost=2 - resumed["reused"], doubled=len(shell.world) - len(set(shell.world)))
     assert (resumed["result"], resumed["reused"], shell.world) == (10, 2, ["double 1", "hold 2", "double 3"])
 
 

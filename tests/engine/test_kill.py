@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine.kill_driver import BRANCHES, STEPS
+from tests.faults import Measured
 
 ROOT = Path(__file__).parents[2]
 ALL = BRANCHES * STEPS
@@ -26,9 +27,12 @@ def expected() -> int:
     return total
 
 
+@pytest.mark.fault(2, "kill -9 at every write of a run")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("shape", "every"), [("gathered", 1), ("threaded", 7)])
-def test_a_killed_run_reuses_every_finished_step(tmp_path: Path, shape: str, every: int) -> None:
+def test_a_killed_run_reuses_every_finished_step(
+    tmp_path: Path, shape: str, every: int, fault: Measured
+) -> None:
     """Whatever write it was killed at: no finished step runs again, none is missing, and the result is right.
 
     The branches complete in another order in the second life.
@@ -40,6 +44,9 @@ def test_a_killed_run_reuses_every_finished_step(tmp_path: Path, shape: str, eve
     points = [json.loads(line) for line in driver.stdout.splitlines()]
     killed = [point for point in points if point["status"] == -9]
     resumed = [point for point in killed if "value" in point]
+    again = sum(max(0, len(point["second_ran"]) - (ALL - point["finished"])) for point in resumed)
+    wrong = [point["at"] for point in resumed if point["value"] != expected()]
+    fault(len(killed), lost=again, corrupt=len(wrong))
     assert len(killed) == len(points) - 1
     assert len(resumed) > 10
     assert {point["finished"] for point in resumed} & set(range(1, ALL)), "no kill point lies in the middle"

@@ -19,6 +19,7 @@ _NOBODY = "nobody"
 _HBA = """
 host all locked 127.0.0.1/32 scram-sha-256
 host all all 127.0.0.1/32 trust
+host replication all 127.0.0.1/32 trust
 local all all trust
 """
 _numbers = count(1)
@@ -28,6 +29,7 @@ class PostgresServer:
     """Listens on a port of this machine only."""
 
     def __init__(self, folder: Path, *, fsync: bool = True, **settings: Any) -> None:
+        self._folder, self._settings = folder, {"fsync": "on" if fsync else "off", **settings}
         self._programs = programs(folder)
         self._data = folder / "data"
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -38,11 +40,14 @@ class PostgresServer:
         }  # fmt: skip
         if os.geteuid() == 0:
             shutil.chown(folder, _NOBODY)
-        self._run("initdb", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync")
+        self._make_data()
         with (self._data / "postgresql.conf").open("a") as file:
             file.writelines(f"{name} = '{value}'\n" for name, value in options.items())
         (self._data / "pg_hba.conf").write_text(_HBA)
         self.start()
+
+    def _make_data(self) -> None:
+        self._run("initdb", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync")
 
     def url(self, schema: str = "", *, user: str = "postgres", database: str = "postgres") -> str:
         """An address of it; without a schema, of one that nobody else uses."""
@@ -52,6 +57,21 @@ class PostgresServer:
     def start(self) -> None:
         """Return when it accepts connections."""
         self._run("pg_ctl", "start", "-w", "-l", str(self._data / "log"))
+
+    def configure(self, line: str) -> None:
+        """Change its settings while it runs."""
+        with (self._data / "postgresql.conf").open("a") as file:
+            file.write(line + "\n")
+        self._run("pg_ctl", "reload")
+
+    def start_if_stopped(self) -> None:
+        """So that whoever stops it in the end can."""
+        if not (self._data / "postmaster.pid").exists():
+            self.start()
+
+    def promote(self) -> None:
+        """Of a standby: be the server from now on."""
+        self._run("pg_ctl", "promote", "-w")
 
     def stop(self, mode: str = "fast") -> None:
         """`mode`: "fast" ends sessions and writes everything; "immediate" is a crash."""
@@ -78,7 +98,7 @@ class PostgresServer:
         ran = subprocess.run(
             [self._programs / program, "-D", self._data, *arguments],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE if program == "initdb" else subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL if program == "pg_ctl" else subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
@@ -91,6 +111,18 @@ class PostgresServer:
     def _log(self) -> str:
         path = self._data / "log"
         return path.read_text() if path.exists() else ""
+
+
+class Standby(PostgresServer):
+    """Another server with all that one has, for which each durable commit there waits."""
+
+    def __init__(self, folder: Path, primary: PostgresServer) -> None:
+        self._primary = primary
+        super().__init__(folder)
+
+    def _make_data(self) -> None:
+        source = f"host=127.0.0.1 port={self._primary.port} user=postgres application_name=standby"
+        self._run("pg_basebackup", "-R", "-X", "stream", "--no-sync", "-d", source)
 
 
 def programs(folder: Path) -> Path:
@@ -122,3 +154,21 @@ def running_server(*, fsync: bool = True, **settings: Any) -> Generator[Postgres
             server.stop("immediate")
     finally:
         shutil.rmtree(folder)
+
+
+@contextmanager
+def running_pair() -> Generator[tuple[PostgresServer, Standby], None, None]:
+    """A server and its synchronous standby, for the block."""
+    with running_server(wal_level="replica") as primary:
+        folder = Path(tempfile.mkdtemp(prefix="agentflow-standby-"))
+        folder.chmod(0o755)
+        try:
+            standby = Standby(folder, primary)
+            try:
+                primary.configure("synchronous_standby_names = '*'")
+                yield primary, standby
+            finally:
+                standby.stop("immediate")
+                primary.start_if_stopped()
+        finally:
+            shutil.rmtree(folder)

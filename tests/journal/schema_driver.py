@@ -1,13 +1,15 @@
 """Kills a process at every write while it makes or migrates a database, and opens what is left.
 
-Usage: ``python -m tests.journal.schema_driver killed|read_only FOLDER``.
+Usage: ``python -m tests.journal.schema_driver killed|upgraded|read_only FOLDER [FILE]``.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,25 @@ def killed(folder: Path) -> None:
     del disk
 
 
+def upgraded(folder: Path, old: Path) -> None:
+    """One JSON line per kill in the upgrade of a copy of `old`: what is there after the next opening."""
+    disk = FaultyDisk()
+    Plan.at, status = 0, -9
+    while status == -9:
+        Plan.at += 1
+        Plan.mode = (Mode.KILL, Mode.POWER)[Plan.at % 2]
+        path = folder / str(Plan.at) / "j.db"
+        path.parent.mkdir()
+        shutil.copy(old, path)
+        status = child(lambda path=path: SqliteJournal(path, KEY, vfs=NAME).close())
+        journal = SqliteJournal(path, KEY)
+        there = [journal.get_run("old") is not None, len(journal.steps(1)), len(journal.list_waits(number=1))]
+        journal.close()
+        sound = connect(path).pragma("integrity_check")
+        print(json.dumps({"at": Plan.at, "status": status, "sound": sound, "there": there}), flush=True)
+    del disk
+
+
 def read_only(folder: Path) -> None:
     """What somebody without rights is told."""
 
@@ -56,4 +77,6 @@ def read_only(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    {"killed": killed, "read_only": read_only}[sys.argv[1]](Path(sys.argv[2]))
+    scene, *paths = sys.argv[1:]
+    scenes: dict[str, Callable[..., None]] = {"killed": killed, "upgraded": upgraded, "read_only": read_only}
+    scenes[scene](*map(Path, paths))

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.faults import Measured
 from tests.journal.fault_driver import ACTS, ROWS, is_traceless
 from tests.journal.faulty_disk import Mode
 
@@ -39,8 +40,8 @@ def missing(point: dict[str, Any], acts: Iterable[int]) -> list[int]:
     return [act for act in acts if not point["there"][act]]
 
 
-def check(points: list[dict[str, Any]], name: str) -> None:
-    """Sound everywhere, nothing durable lost, no hole; prints the figures."""
+def check(points: list[dict[str, Any]], name: str, fault: Measured) -> None:
+    """Sound everywhere, nothing durable lost, no hole; tells the figures."""
     corrupt = [point["at"] for point in points if not point["sound"] or point["looked"] != 0]
     lost = [point["at"] for point in points if missing(point, point["durable"])]
     pure = [point["at"] for point in points if missing(point, point["acknowledged"])]
@@ -49,6 +50,7 @@ def check(points: list[dict[str, Any]], name: str) -> None:
         f"{name}: {len(points)} points, durable lost {len(lost)}, corrupt {len(corrupt)}, "
         f"with acknowledged NORMAL rows lost {len(pure)}"
     )
+    fault(len(points), lost=len(lost), corrupt=len(corrupt))
     assert corrupt == []
     assert lost == []
     assert torn == []
@@ -60,18 +62,20 @@ def has_holes(there: list[bool]) -> bool:
     return traces != sorted(traces, reverse=True)
 
 
-def test_a_kill_at_any_write_loses_nothing_acknowledged(tmp_path: Path) -> None:
+@pytest.mark.fault(1, "kill at every journal write")
+def test_a_kill_at_any_write_loses_nothing_acknowledged(tmp_path: Path, fault: Measured) -> None:
     """After kill -9 at any write or sync all acknowledged rows are there, durable or not."""
     points = strike(tmp_path, Mode.KILL)
-    check(points, "kill")
+    check(points, "kill", fault)
     assert {point["status"] for point in points} == {-9}
     assert [point["at"] for point in points if missing(point, point["acknowledged"])] == []
 
 
-def test_power_loss_at_any_write_loses_nothing_durable(tmp_path: Path) -> None:
+@pytest.mark.fault(1, "power loss at every journal write")
+def test_power_loss_at_any_write_loses_nothing_durable(tmp_path: Path, fault: Measured) -> None:
     """After power loss all that was acknowledged as durable is there, and whatever was committed before it."""
     points = strike(tmp_path, Mode.POWER)
-    check(points, "power loss")
+    check(points, "power loss", fault)
     before = [
         point["at"]
         for point in points
@@ -80,6 +84,7 @@ def test_power_loss_at_any_write_loses_nothing_durable(tmp_path: Path) -> None:
     assert before == []
 
 
+@pytest.mark.fault(3, "disk full, or failing, at every write")
 @pytest.mark.parametrize(
     ("mode", "first", "every"),
     [
@@ -90,11 +95,11 @@ def test_power_loss_at_any_write_loses_nothing_durable(tmp_path: Path) -> None:
     ],
 )
 def test_a_failing_disk_is_named_and_the_journal_is_usable_afterwards(
-    tmp_path: Path, mode: Mode, first: int, every: int
+    tmp_path: Path, mode: Mode, first: int, every: int, fault: Measured
 ) -> None:
     """Every failed commit says what to do; asked for again, it succeeds, and everything is there exactly once."""
     points = strike(tmp_path, mode, first=first, every=every)
-    check(points, mode)
+    check(points, mode, fault)
     assert [(point["at"], point["status"]) for point in points if point["status"] != 0] == []
     assert [point["at"] for point in points if missing(point, range(len(ACTS)))] == []
     assert {point["rows"] for point in points} == {ROWS}
@@ -104,8 +109,9 @@ def test_a_failing_disk_is_named_and_the_journal_is_usable_afterwards(
     assert [error for error in errors if "\n" in error] == []
 
 
+@pytest.mark.fault(1, "power loss at every journal write")
 @pytest.mark.nightly
 @pytest.mark.parametrize("percent", range(5, 101, 5))
-def test_power_loss_of_any_share_loses_nothing_durable(tmp_path: Path, percent: int) -> None:
+def test_power_loss_of_any_share_loses_nothing_durable(tmp_path: Path, percent: int, fault: Measured) -> None:
     """However much of the unsynced writes is lost, the durable ones are there."""
-    check(strike(tmp_path, Mode.POWER, share=percent / 100), f"power loss, {percent}%")
+    check(strike(tmp_path, Mode.POWER, share=percent / 100), f"power loss, {percent}%", fault)

@@ -14,6 +14,7 @@ from agentflow.journal.postgres import PostgresJournal
 from agentflow.model.runs import Run
 from agentflow.model.states import StateType
 from agentflow.model.steps import sequence_of
+from tests.faults import Measured
 from tests.journal.partition import Network, network_to
 from tests.journal.postgres_driver import KEY, new, row
 from tests.journal.postgres_server import PostgresServer, running_server
@@ -55,11 +56,19 @@ def write_again(journal: PostgresJournal, run: Run, sequence: int) -> None:
         journal.append(run.number, run.epoch, [row(run, sequence)], durable=True)
 
 
+def measure(fault: Measured, points: int, journal: PostgresJournal, run: Run, expected: list[int]) -> None:
+    """Tell what was written, and what is there of it."""
+    found = sequences(journal, run.number)
+    fault(points, lost=len(set(expected) - set(found)), doubled=len(found) - len(set(found)))
+    assert found == expected
+
+
 def sequences(journal: PostgresJournal, number: int) -> list[int]:
     return [sequence_of(found.id) for found in journal.steps(number)]
 
 
-def test_a_frozen_server_is_told_of_in_time(server: PostgresServer) -> None:
+@pytest.mark.fault(19, "PostgreSQL frozen")
+def test_a_frozen_server_is_told_of_in_time(server: PostgresServer, fault: Measured) -> None:
     """By every kind of verb; after it goes on the same journal does, with every row once, and owns what it owned."""
     journal = PostgresJournal(server.url(), KEY, lease=LEASE, patience=LEASE)
     run = journal.create_run(new("run"))
@@ -78,12 +87,13 @@ def test_a_frozen_server_is_told_of_in_time(server: PostgresServer) -> None:
         server.thaw()
     write_again(journal, run, 2)
     journal.append(run.number, run.epoch, [row(run, 3)])
-    assert sequences(journal, run.number) == [1, 2, 3]
+    measure(fault, 4, journal, run, [1, 2, 3])
     assert journal.is_owned(run)
     journal.close()
 
 
-def test_a_freeze_under_load_loses_nothing(server: PostgresServer) -> None:
+@pytest.mark.fault(19, "PostgreSQL frozen")
+def test_a_freeze_under_load_loses_nothing(server: PostgresServer, fault: Measured) -> None:
     """Writers that are patient enough see nothing of it; what they were told is there, once."""
     journal = PostgresJournal(server.url(), KEY, lease=LEASE)
     load = Load(journal, 4)
@@ -94,12 +104,14 @@ def test_a_freeze_under_load_loses_nothing(server: PostgresServer) -> None:
         server.thaw()
     load.progress(30)
     load.end()
+    fault(3, lost=load.lost, doubled=load.doubled)
     journal.close()
 
 
+@pytest.mark.fault(19, "network parted, and healed")
 @pytest.mark.parametrize("ways", ["both", "there", "back"])
 def test_a_network_that_swallows_is_told_of_in_time(
-    server: PostgresServer, network: Network, ways: str
+    server: PostgresServer, network: Network, ways: str, fault: Measured
 ) -> None:
     """In both directions or in one; after it heals the same journal goes on, with every row once."""
     journal = PostgresJournal(network.url(server.url(), server.port), KEY, lease=LEASE, patience=LEASE)
@@ -109,12 +121,13 @@ def test_a_network_that_swallows_is_told_of_in_time(
     told_in_time(lambda: journal.steps(run.number))
     network.heal()
     write_again(journal, run, 1)
-    assert sequences(journal, run.number) == [1]
+    measure(fault, 1, journal, run, [1])
     journal.close()
 
 
+@pytest.mark.fault(19, "network parted, and healed")
 def test_who_is_cut_off_for_longer_than_a_lease_is_refused_afterwards(
-    server: PostgresServer, network: Network
+    server: PostgresServer, network: Network, fault: Measured
 ) -> None:
     """Meanwhile somebody else goes on with its run; nothing that it still writes gets in."""
     url = server.url()
@@ -134,14 +147,15 @@ def test_who_is_cut_off_for_longer_than_a_lease_is_refused_afterwards(
         journal.append(run.number, run.epoch, [row(run, 2)])
     with pytest.raises(Fenced):
         journal.set_state(run.number, run.epoch, StateType.COMPLETED, release=True)
-    assert sequences(other, run.number) == [1, 2]
+    measure(fault, 1, other, run, [1, 2])
     other.set_state(taken.number, taken.epoch, StateType.COMPLETED, release=True)
     journal.close()
     other.close()
 
 
+@pytest.mark.fault(7, "reply lost after the commit")
 def test_a_reply_that_is_lost_after_the_commit_changes_nothing(
-    server: PostgresServer, network: Network
+    server: PostgresServer, network: Network, fault: Measured
 ) -> None:
     """The connection is cut when the server has committed: each write is there once, each number given out once."""
     journal = PostgresJournal(network.url(server.url(), server.port), KEY, lease=LEASE)
@@ -154,7 +168,7 @@ def test_a_reply_that_is_lost_after_the_commit_changes_nothing(
         network.cut_after = b"COMMIT"
         made.append(journal.create_run(new(f"run-{count}")).number)
     assert network.cuts >= 10  # a statement that is prepared goes by its name, in which nothing is found
-    assert sequences(journal, run.number) == list(range(1, 21))
+    measure(fault, network.cuts, journal, run, list(range(1, 21)))
     assert made == sorted(set(made))
     journal.close()
 

@@ -19,6 +19,7 @@ from agentflow.journal.postgres import PostgresJournal
 from agentflow.model.limits import Claim, Grant, Limit
 from agentflow.model.lives import LifeEnd
 from agentflow.model.states import StateType
+from tests.faults import Measured
 from tests.journal.postgres_driver import KEY, new, row
 from tests.journal.postgres_server import PostgresServer
 
@@ -94,8 +95,9 @@ def until(look: Callable[[], bool]) -> None:
         pass
 
 
+@pytest.mark.fault(9, "worker killed, or frozen past its lease")
 def test_a_killed_process_owns_nothing_after_a_lease(
-    process: Callable[[], Process], journal: PostgresJournal
+    process: Callable[[], Process], journal: PostgresJournal, fault: Measured
 ) -> None:
     """Until then its run is owned; then it is due, and whoever claims it counts a crash."""
     owner = process()
@@ -109,6 +111,7 @@ def test_a_killed_process_owns_nothing_after_a_lease(
     until(lambda: journal.due_runs(9.0) != [])
     assert not journal.is_owned(run)
     claimed = journal.claim_run("run")
+    fault(1, lost=int(claimed.epoch != 2))
     assert (claimed.epoch, claimed.crashes) == (2, 1)
     assert [life.end for life in journal.lives(run.number)] == [LifeEnd.CRASHED, LifeEnd.RUNNING]
 
@@ -133,8 +136,9 @@ def test_a_living_process_keeps_its_runs(process: Callable[[], Process], url: st
     assert owner.ask("write") == "written"
 
 
+@pytest.mark.fault(9, "worker killed, or frozen past its lease")
 def test_a_frozen_process_is_refused_when_it_goes_on(
-    process: Callable[[], Process], journal: PostgresJournal
+    process: Callable[[], Process], journal: PostgresJournal, fault: Measured
 ) -> None:
     """Another one has claimed its run meanwhile."""
     owner, other = process(), process()
@@ -144,8 +148,10 @@ def test_a_frozen_process_is_refused_when_it_goes_on(
     assert other.ask("claim") == 2
     assert other.ask("write") == "written"
     owner.signal(signal.SIGCONT)
-    assert owner.ask("write") == "Fenced"
+    late = owner.ask("write")
     assert other.ask("write") == "written"
+    fault(1, lost=2 - len(journal.steps(1)), doubled=int(late != "Fenced"))
+    assert late == "Fenced"
     assert owner.ask("claim") == "RunOwnedError"
 
 
@@ -190,8 +196,9 @@ def test_a_closed_journal_leaves_its_runs_at_once(
     assert journal.claim_run("run").epoch == 2
 
 
+@pytest.mark.fault(8, "two processes claim one run")
 def test_of_many_processes_that_claim_a_run_one_gets_it(
-    process: Callable[[], Process], journal: PostgresJournal
+    process: Callable[[], Process], journal: PostgresJournal, fault: Measured
 ) -> None:
     """All at once, every time."""
     everybody = [process() for _ in range(4)]
@@ -201,6 +208,7 @@ def test_of_many_processes_that_claim_a_run_one_gets_it(
     for one in everybody:
         one.tell("claim")
     heard = sorted(str(one.hear()) for one in everybody)
+    fault(4, lost=int("1" not in heard), doubled=3 - heard.count("RunOwnedError"))
     assert heard == ["1", *["RunOwnedError"] * 3]
     run = journal.get_run("run")
     assert run is not None

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.faults import Measured
+
 
 def play(folder: Path, scene: str, *numbers: int) -> dict[str, Any]:
     """A scene of the driver, which forks: in a process of its own, without threads."""
@@ -26,25 +28,30 @@ def play(folder: Path, scene: str, *numbers: int) -> dict[str, Any]:
     return json.loads(ran.stdout)
 
 
-def check_crowd(folder: Path, processes: int, commits: int) -> None:
+def check_crowd(folder: Path, processes: int, commits: int, fault: Measured | None = None) -> None:
     seen = play(folder, "crowd", processes, commits)
     errors = [error for heard in seen["heard"] for error in heard["errors"]]
     worst = max(heard["longest"] for heard in seen["heard"])
     rate = processes * commits / seen["seconds"]
     print(f"{processes} processes x {commits} commits: {rate:.0f}/s, worst wait {worst * 1000:.0f} ms")
+    if fault is not None:
+        missing = sum(commits - steps for steps in seen["steps"])
+        fault(processes * commits, lost=max(0, missing), doubled=max(0, -missing))
     assert errors == []
     assert seen["steps"] == [commits] * processes
 
 
-def test_sixteen_processes_write_at_once(tmp_path: Path) -> None:
+@pytest.mark.fault(4, "16 processes on one SQLite file")
+def test_sixteen_processes_write_at_once(tmp_path: Path, fault: Measured) -> None:
     """They make the file together, commit 500 times each, and none is told that it is locked, or loses a row."""
-    check_crowd(tmp_path, 16, 500)
+    check_crowd(tmp_path, 16, 500, fault)
 
 
+@pytest.mark.fault(4, "16 processes on one SQLite file")
 @pytest.mark.nightly
-def test_sixteen_processes_write_for_long(tmp_path: Path) -> None:
+def test_sixteen_processes_write_for_long(tmp_path: Path, fault: Measured) -> None:
     """The same with 5,000 commits each, checkpoints among them."""
-    check_crowd(tmp_path, 16, 5000)
+    check_crowd(tmp_path, 16, 5000, fault)
 
 
 @pytest.mark.parametrize("attempt", range(5))
@@ -53,7 +60,8 @@ def test_processes_that_make_the_same_file_at_once(tmp_path: Path, attempt: int)
     check_crowd(tmp_path, 8, 1)
 
 
-def test_a_run_has_one_owner(tmp_path: Path) -> None:
+@pytest.mark.fault(8, "two processes claim one run")
+def test_a_run_has_one_owner(tmp_path: Path, fault: Measured) -> None:
     """A claim is refused by name while the owner lives; a take-over holds, whatever becomes of the owner before."""
     seen = play(tmp_path, "ownership")
     assert seen["created"] == 1
@@ -68,6 +76,12 @@ def test_a_run_has_one_owner(tmp_path: Path) -> None:
     assert seen["after the second died"] == [["run"], False]
     assert seen["recovered"] == 3
     assert seen["finished"] == [[], False]
+    refusals = [
+        seen[moment][2] for moment in ("while both live", "after the first let go", "after the first died")
+    ]
+    fault(
+        4, lost=0, doubled=sum(answer != "RunOwnedError" for answer in (seen["refused"]["error"], *refusals))
+    )
 
 
 def test_a_run_is_free_at_once_when_its_owner_lets_go_or_dies(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from agentflow.journal.protocol import Journal
 from agentflow.model.waits import Verdict, WaitKind
 from agentflow.tasks import Task
 from tests.engine.crashing import Crash, CrashingJournal
+from tests.faults import Measured
 from tests.fundamentals.lives import answer, last_run, options, resume, start
 
 RAN: list[str] = []
@@ -355,8 +356,9 @@ def test_each_step_is_reused_or_explained(name: str) -> None:
     assert (sorted(RAN), explained(journal)) == (sorted(edit.ran), edit.explained)
 
 
+@pytest.mark.fault(17, "changed code after a kill at every write")
 @pytest.mark.parametrize("name", sorted(EDITS))
-def test_wherever_the_first_version_was_killed_nothing_is_silently_wrong(name: str) -> None:
+def test_wherever_the_first_version_was_killed_nothing_is_silently_wrong(name: str, fault: Measured) -> None:
     """What ran before its kill and is still asked for does not run again; no effect happens twice; all is explained."""
     edit = EDITS[name]
     for at in range(1, last_write(edit.first) + 2):
@@ -371,6 +373,8 @@ def test_wherever_the_first_version_was_killed_nothing_is_silently_wrong(name: s
         told = explained(journal)
         allowed = set(edit.ran) | {done for done in before if done.split()[0] not in recorded}
         again = [done for done in RAN if done in before and done not in allowed]
+        effects = [done for done in RAN if done.startswith(("pay", "mail"))]
+        fault(1, lost=len(again), doubled=len(effects) - len(set(effects)))
         assert again == [], (at, again)
         assert all(RAN.count(effect) <= 1 for effect in RAN if effect.startswith(("pay", "mail"))), at
         twice = [done for done in RAN if done in before and done.startswith("pay")]

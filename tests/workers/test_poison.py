@@ -20,6 +20,7 @@ from agentflow.journal.protocol import Journal
 from agentflow.loading import load_flows
 from agentflow.model.runs import Origin
 from agentflow.model.states import StateType
+from tests.faults import Measured
 
 FLOWS = Path(__file__).parent / "worked_flows.py"
 PATIENCE = 90.0
@@ -97,8 +98,11 @@ def serving(
     close_all()
 
 
+@pytest.mark.fault(11, "run that kills its server")
 @pytest.mark.parametrize("how", ["SIGSEGV", "exit"])
-def test_a_run_that_takes_the_server_down_is_parked_and_the_others_go_on(serving: Serving, how: str) -> None:
+def test_a_run_that_takes_the_server_down_is_parked_and_the_others_go_on(
+    serving: Serving, how: str, fault: Measured
+) -> None:
     """The server dies as often as is allowed; a run that was under way beside it is not parked for that."""
     if how == "exit" and serving.journal.url.startswith("postgres"):
         pytest.skip("one way to die is enough there")
@@ -118,6 +122,7 @@ def test_a_run_that_takes_the_server_down_is_parked_and_the_others_go_on(serving
     assert [life["end"] for life in shown["lives"]] == ["crashed"] * (MOST + 2)
     revived = _cli("runs", "retry" if how == "exit" else "resume", poisoned, "--json")
     assert (revived["state"], revived["result"]) == ("COMPLETED", "lived")
+    fault(len(serving.deaths), lost=serving.done.count("step 7") - 1)
     assert serving.done.count("step 7") == 1
 
 
