@@ -92,6 +92,7 @@ def test_a_frozen_server_is_told_of_in_time(server: PostgresServer, fault: Measu
     journal.close()
 
 
+@pytest.mark.nightly
 @pytest.mark.fault(19, "PostgreSQL frozen")
 def test_a_freeze_under_load_loses_nothing(server: PostgresServer, fault: Measured) -> None:
     """Writers that are patient enough see nothing of it; what they were told is there, once."""
@@ -109,7 +110,14 @@ def test_a_freeze_under_load_loses_nothing(server: PostgresServer, fault: Measur
 
 
 @pytest.mark.fault(19, "network parted, and healed")
-@pytest.mark.parametrize("ways", ["both", "there", "back"])
+@pytest.mark.parametrize(
+    "ways",
+    [
+        "both",
+        pytest.param("there", marks=pytest.mark.nightly),
+        pytest.param("back", marks=pytest.mark.nightly),
+    ],
+)
 def test_a_network_that_swallows_is_told_of_in_time(
     server: PostgresServer, network: Network, ways: str, fault: Measured
 ) -> None:
