@@ -86,7 +86,13 @@ BUGS: dict[str, list[Any]] = {
 }
 
 
-@pytest.mark.parametrize("bug", BUGS)
+#: Found by a world that does not come to an end, which takes its time.
+SLOW = "slots are not given back"
+
+
+@pytest.mark.parametrize(
+    "bug", [*(bug for bug in BUGS if bug != SLOW), pytest.param(SLOW, marks=pytest.mark.nightly)]
+)
 def test_a_bug_is_found(bug: str) -> None:
     """Each of these, planted, breaks one of the first seeds."""
     for change in BUGS[bug]:
