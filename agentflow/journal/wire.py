@@ -6,8 +6,10 @@ travel as base64. Errors travel by name, from a closed table.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Collection, Mapping, Sequence
+from enum import Enum
 from functools import cache, cached_property
 from typing import Any, NamedTuple, cast, get_args, get_origin, get_type_hints
 
@@ -28,8 +30,6 @@ from agentflow.model.limits import Grant
 from agentflow.model.runs import Run
 from agentflow.model.waits import Wait
 
-PROTOCOL = 1
-"""The number of this way to talk; a server and a worker with different ones refuse each other."""
 DOOR = "/api/journal"
 """The path at which a server answers workers."""
 SESSION_HEADER = "agentflow-session"
@@ -99,11 +99,11 @@ class Verb:
         self.reads = name in READS
         self._function = function
         whole = inspect.signature(function)
-        self._signature = whole.replace(parameters=list(whole.parameters.values())[1:])  # without self
+        self.signature = whole.replace(parameters=list(whole.parameters.values())[1:])  # without self
 
     def bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of a call by their names."""
-        return dict(self._signature.bind(*args, **kwargs).arguments)
+        return dict(self.signature.bind(*args, **kwargs).arguments)
 
     def request_bytes(self, calls: Sequence[Asked], known: int = 0) -> bytes:
         """A request. `known`: the answers to all calls with smaller numbers have arrived."""
@@ -150,7 +150,7 @@ class Verb:
         hints = get_type_hints(self._function)
         fields: dict[str, Any] = {
             name: (_sendable(hints[name]), ... if item.default is item.empty else item.default)
-            for name, item in self._signature.parameters.items()
+            for name, item in self.signature.parameters.items()
         }
         arguments = create_model(f"{self.name}_arguments", __config__=_WIRE, **fields)
         call = create_model(
@@ -187,6 +187,25 @@ def _verbs() -> dict[str, Verb]:
 
 VERBS: Mapping[str, Verb] = _verbs()
 """What can be asked for, by name."""
+
+
+@cache
+def protocol() -> str:
+    """A digest of all that travels and how; a server and a worker with different ones refuse each other."""
+    shapes: dict[str, str] = {}
+    hints = [get_type_hints(vars(noun)[name]) for noun in _NOUNS for name in vars(noun) if name in VERBS]
+    todo: list[Any] = [kind for hint in hints for kind in hint.values()]
+    while todo:
+        kind = todo.pop()
+        todo += get_args(kind)
+        name = getattr(kind, "__qualname__", "")
+        if name in shapes or not getattr(kind, "__module__", "").startswith("agentflow."):
+            continue
+        members = get_type_hints(kind)
+        todo += members.values()
+        shapes[name] = repr(list(kind)) if issubclass(kind, Enum) else repr(members)
+    verbs = [f"{name}{verb.signature}" for name, verb in VERBS.items()]
+    return hashlib.sha256(repr((verbs, sorted(shapes.items()))).encode()).hexdigest()[:16]
 
 
 # -- errors

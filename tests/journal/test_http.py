@@ -255,6 +255,15 @@ def test_an_address_that_is_no_server(url: str, why: str) -> None:
     assert "secret" not in str(refusal.value)
 
 
+def test_a_worker_of_another_version_is_refused(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where anything that travels has another shape, nothing is sent at all."""
+    key = served.key()
+    HttpJournal(served.url, KEY, key).close()
+    monkeypatch.setattr("agentflow.server.journal.door.protocol", lambda: "older")
+    with pytest.raises(JournalOpenError, match="another version"):
+        HttpJournal(served.url, KEY, key)
+
+
 # -- processes
 @pytest.fixture
 def process(served: Served, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Process]]:

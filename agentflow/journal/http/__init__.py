@@ -22,7 +22,7 @@ from agentflow.journal.http.line import Answer, Line
 from agentflow.journal.http.session import Keeper, Session
 from agentflow.journal.protocol import CacheRow
 from agentflow.journal.protocol.retention import Pruned
-from agentflow.journal.wire import PROTOCOL, VERBS, Asked, Verb
+from agentflow.journal.wire import VERBS, Asked, Verb, protocol
 from agentflow.model.runs import Run
 from agentflow.model.steps import StepRow
 
@@ -95,15 +95,13 @@ class HttpJournal:
         if answer.status != _OK:
             raise JournalOpenError(f"{self.url}: {answer.message}")
         try:
-            protocol = orjson.loads(answer.body)["protocol"]
+            theirs = orjson.loads(answer.body)["protocol"]
         except (ValueError, KeyError, TypeError):
             raise JournalOpenError(
                 f"{self.url} is no agentflow server; use the address that it prints"
             ) from None
-        if protocol != PROTOCOL:
-            message = (
-                f"{self.url} talks to workers of another version; install the same agentflow on both sides"
-            )
+        if theirs != protocol():
+            message = f"{self.url} runs another version of agentflow; install the same one on both sides"
             raise JournalOpenError(message)
 
     # -- what is not a verb of a noun

@@ -16,7 +16,7 @@ from agentflow.errors import JournalUnavailable
 from agentflow.journal.http.line import Line, as_json
 
 _PAUSE = 1.0
-#: Seconds for which news are waited for where nothing is owned.
+#: Seconds for which news are waited for at most.
 _LONGEST_PATIENCE = 20.0
 #: Seconds that an answer to a question for news may take beyond that.
 _MARGIN = 10.0
@@ -110,7 +110,8 @@ class Keeper:
     def _hear(self) -> None:
         session = self._session
         kept = session is not None and not session.over
-        patience = min(session.lease / 3, _LONGEST_PATIENCE) if session and kept else _LONGEST_PATIENCE
+        # a session may begin while this waits
+        patience = min((session.lease if session and kept else self._lease) / 3, _LONGEST_PATIENCE)
         asked = as_json({"seen": self._seen, "patience": patience})
         answer, _ = self._line.ask(
             "/news", asked, session=session.id if session and kept else "", reply=patience + _MARGIN

@@ -29,7 +29,7 @@ from agentflow.journal.api_keys import digest_of
 from agentflow.journal.protocol import Journal
 from agentflow.journal.protocol.serving import ApiKey, ServingVerbs, SessionAway, SessionOver
 from agentflow.journal.serving import ServingJournal
-from agentflow.journal.wire import BODY_LIMIT, DOOR, JSON_TYPE, PROTOCOL, SESSION_HEADER, VERBS
+from agentflow.journal.wire import BODY_LIMIT, DOOR, JSON_TYPE, SESSION_HEADER, VERBS, protocol
 from agentflow.server.answers import JSON, crash_response, error_response
 from agentflow.server.bodies import content_type, read_body
 from agentflow.server.feeds import Hub
@@ -160,7 +160,7 @@ class Door:
         return self._sessions
 
     async def _hello(self, _: Request, key: ApiKey) -> Response:
-        return JSON({"protocol": PROTOCOL, "journal": self._url, "key": key.name})
+        return JSON({"protocol": protocol(), "journal": self._url, "key": key.name})
 
     async def _version(self, _request: Request, _key: ApiKey) -> Response:
         version = await self._in_thread(self._journal.version)

@@ -16,6 +16,8 @@ from agentflow.journal.serving import JournalSession, ServingJournal
 
 #: A look at the sessions that comes so much later than the one before: this process was asleep, not they.
 _ASLEEP = 5.0
+#: Of a lease, how much is over before it is begun anew in the store.
+_SOON = 0.15
 SHORTEST_LEASE, LONGEST_LEASE = 1.0, 3600.0
 
 
@@ -24,7 +26,7 @@ class Served:
 
     def __init__(self, journal: JournalSession) -> None:
         self.journal = journal
-        self.heard = time.monotonic()
+        self.heard = self.renewed = time.monotonic()
         self._lock = threading.Lock()
         #: By their numbers; those whose answers the worker has are forgotten.
         self._answers: dict[int, Future[object]] = {}
@@ -89,6 +91,9 @@ class Sessions:
     def renew(self, session_id: str, api_key: str) -> None:
         """Begin its lease anew. Raises `SessionOver`."""
         found = self.get(session_id, api_key)
+        if found.heard - found.renewed < found.journal.row.lease * _SOON:
+            return
+        found.renewed = found.heard
         if not found.journal.renew():
             self._end(found, lapsed=True)
             raise SessionOver
