@@ -16,7 +16,7 @@ from agentflow.journal.api_keys import digest_of, new_api_key
 from agentflow.journal.http import HttpJournal
 from agentflow.journal.protocol import Journal
 from agentflow.journal.protocol.retention import Pruned
-from agentflow.journal.protocol.serving import ServingVerbs
+from agentflow.journal.protocol.serving import ServingVerbs, SessionRow
 from agentflow.journal.wire import VERBS
 from agentflow.model.steps import StepRow
 from agentflow.model.waits import Decision, Verdict, Wait
@@ -108,6 +108,11 @@ class Served:
         """Stop, as a server does that is told to."""
         self._server.mount(self._name, None)
         self._server.call(self._stack.aclose())
+
+    def sessions(self) -> list[SessionRow]:
+        """Of the workers that are heard of."""
+        assert isinstance(self.journal, ServingVerbs)
+        return self.journal.sessions()
 
     def key(self, name: str = "worker") -> str:
         """A new key that lets a worker in."""

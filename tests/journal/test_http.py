@@ -18,6 +18,7 @@ import pytest
 
 from agentflow.errors import JournalOpenError, JournalUnavailable
 from agentflow.journal.http import HttpJournal
+from agentflow.journal.postgres import PostgresJournal
 from agentflow.journal.protocol import Journal
 from agentflow.journal.sqlite import SqliteJournal
 from agentflow.journal.wire import VERBS, Asked
@@ -28,6 +29,7 @@ from agentflow.model.steps import LogRow
 from agentflow.model.waits import Wait, WaitKind
 from tests.journal.http_server import HttpServer, Served
 from tests.journal.postgres_driver import KEY, new, row
+from tests.journal.postgres_server import PostgresServer
 from tests.journal.tcp_proxy import TcpProxy
 from tests.journal.test_leases import Process, until
 
@@ -35,10 +37,14 @@ ROOT = Path(__file__).parents[2]
 LEASE = 1.0
 
 
-@pytest.fixture
-def served(http_server: HttpServer, tmp_path: Path) -> Iterator[Served]:
-    """A SQLite journal behind a server."""
-    journal = SqliteJournal(tmp_path / "j.db", KEY)
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.service)])
+def served(request: pytest.FixtureRequest, http_server: HttpServer, tmp_path: Path) -> Iterator[Served]:
+    """A journal behind a server."""
+    journal: Journal = SqliteJournal(tmp_path / "j.db", KEY)
+    if request.param == "postgres":
+        journal.close()
+        server: PostgresServer = request.getfixturevalue("postgres")
+        journal = PostgresJournal(server.url(), KEY)
     made = http_server.serve(journal)
     yield made
     made.close()
@@ -289,7 +295,8 @@ def test_a_killed_worker_owns_nothing_after_a_lease(served: Served, process: Cal
     assert run is not None
     owner.end()
     assert served.journal.is_owned(run)
-    until(lambda: served.journal.due_runs(9.0) != [])
+    until(lambda: not served.sessions())
+    assert [due.id for due in served.journal.due_runs(9.0)] == ["run"]
     claimed = served.journal.claim_run("run")
     assert (claimed.epoch, claimed.crashes) == (2, 1)
 
@@ -304,7 +311,8 @@ def test_a_frozen_worker_is_refused_when_it_goes_on(
     owner.ask("create")
     assert owner.ask("write") == "written"
     owner.signal(signal.SIGSTOP)
-    until(lambda: served.journal.due_runs(9.0) != [])
+    until(lambda: not served.sessions())
+    assert [due.id for due in served.journal.due_runs(9.0)] == ["run"]
     if claimed:
         served.journal.claim_run("run")
     owner.signal(signal.SIGCONT)
@@ -323,9 +331,10 @@ def test_a_living_worker_keeps_its_runs(served: Served, process: Callable[[], Pr
     owner.ask("create")
     run = served.journal.get_run("run")
     assert run is not None
-    deadline = time.monotonic() + 2.5 * LEASE
+    deadline, never = time.monotonic() + 2.5 * LEASE, threading.Event()
     while time.monotonic() < deadline:
         assert served.journal.is_owned(run)
+        never.wait(0.02)
     assert owner.ask("write") == "written"
 
 

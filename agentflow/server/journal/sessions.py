@@ -32,6 +32,10 @@ class Served:
         self._answers: dict[int, Future[object]] = {}
         self._known = 0
 
+    def is_lapsed(self, now: float) -> bool:
+        """Whether it was not heard of for a lease."""
+        return now - self.heard > self.journal.row.lease
+
     def answer(self, serial: int, known: int, work: Callable[[], object]) -> object:
         """What request `serial` comes to; asked for once more, even while it is carried out, it is not done again."""
         with self._lock:
@@ -85,7 +89,11 @@ class Sessions:
             found = self._served.get(session_id) or self._resume(session_id)
         if found is None or found.journal.row.api_key != api_key:
             raise SessionOver
-        found.heard = time.monotonic()
+        now = time.monotonic()
+        if found.is_lapsed(now) and now - self._looked < _ASLEEP:
+            self._end(found, lapsed=True)
+            raise SessionOver
+        found.heard = now
         return found
 
     def renew(self, session_id: str, api_key: str) -> None:
@@ -111,7 +119,7 @@ class Sessions:
         for session in served:
             if slept > _ASLEEP:
                 session.heard = now
-            if now - session.heard > session.journal.row.lease:
+            if session.is_lapsed(now):
                 self._end(session, lapsed=True)
 
     def suspend(self) -> None:
