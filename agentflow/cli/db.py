@@ -37,6 +37,8 @@ def _journal() -> AdminVerbs:
     journal = open_journal()
     if not isinstance(journal, AdminVerbs):
         message = "the journal in memory is nowhere else; set AGENTFLOW_DATABASE_URL or AGENTFLOW_HOME to a lasting one"
+        if journal.url != "memory:":
+            message = f"the journal is behind a server; do this where {journal.url} has it"
         raise UsageError(message)
     return journal
 

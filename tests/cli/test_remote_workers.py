@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.cli.conftest import FLOWS, Shell, ended
+from tests.cli.test_task import program, until_recorded
 
 TASKS = Path(__file__).with_name("background_tasks.py")
 
@@ -89,6 +90,27 @@ def test_a_worker_works_with_an_address_and_a_key(machines: Machines) -> None:
     assert [run["state"] for run in shown] == ["COMPLETED", "COMPLETED"]
     for process in (waiting, refused, done):
         assert made["key"] not in process.out + process.err
+
+
+def test_what_a_killed_worker_leaves_goes_on_with_another_one(machines: Machines) -> None:
+    """Once its lease has run out; no finished step runs twice. It was asked for, and is read, on the same machine."""
+    made = machines.shell.look("keys", "create", "elsewhere", "--json").json()
+    elsewhere = machines.elsewhere(made["key"])
+    run_id = program(elsewhere, "ask", "total", "3")
+    workers = [elsewhere.start("worker", TASKS, AGENTFLOW_LEASE="2")]
+    machines.started += workers
+    elsewhere.until_world("part 1", workers[0])
+    until_recorded(machines.shell, run_id, "part", 2)
+    workers[0].kill()
+    workers[0].communicate()
+    elsewhere.open_the_gate()
+    machines.started.append(elsewhere.start("task", "serve", TASKS))
+    assert program(elsewhere, "read", run_id) == "5"
+    assert elsewhere.world == ["part 0", "part 1", "part 2"]
+    shown = elsewhere("runs", "show", run_id, "--json").json()
+    assert shown["crashes"] == 1
+    refused = elsewhere("db", "check")
+    assert (refused.code, machines.url in refused.err) == (2, True)
 
 
 def test_keys_are_shown_once_and_revoked(machines: Machines) -> None:

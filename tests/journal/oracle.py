@@ -41,9 +41,9 @@ def outcome(call: Callable[[], object]) -> object:
         value = call()
     except (AgentflowError, Cancelling, Fenced, JournalUnavailable, ValueError) as error:
         named = not isinstance(error, RunOwnedError | ValueError)
-        return Failure(
-            type(error), re.sub(r"is being run by \S+;", "is being run;", str(error)) if named else ""
-        )
+        # of which kind a ValueError is, is the store's business
+        kind = ValueError if isinstance(error, ValueError) else type(error)
+        return Failure(kind, re.sub(r"is being run by \S+;", "is being run;", str(error)) if named else "")
     return nameless(value)
 
 

@@ -261,6 +261,18 @@ def test_an_address_that_is_no_server(url: str, why: str) -> None:
     assert "secret" not in str(refusal.value)
 
 
+def test_what_is_larger_than_a_server_takes_is_not_sent(
+    worker: HttpJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run stops at that step, and says why; others go on."""
+    journal = journal_of(worker)
+    run = journal.create_run(new("run"))
+    monkeypatch.setattr("agentflow.journal.http.line.BODY_LIMIT", 10_000)
+    with pytest.raises(JournalUnavailable, match="more than a server takes"):
+        journal.append(run.number, run.epoch, [row(run, 1)._replace(value=b"x" * 10_000)])
+    journal.append(run.number, run.epoch, [row(run, 1)])
+
+
 def test_a_worker_of_another_version_is_refused(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where anything that travels has another shape, nothing is sent at all."""
     key = served.key()

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from agentflow.errors import JournalOpenError, JournalUnavailable
-from agentflow.journal.wire import DOOR, JSON_TYPE, SESSION_HEADER
+from agentflow.journal.wire import BODY_LIMIT, DOOR, JSON_TYPE, SESSION_HEADER
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
 #: Seconds after which a kept connection may have been closed at the other end.
@@ -101,6 +101,9 @@ class Line:
             pause = min(_LONGEST_PAUSE, 2 * pause)
 
     def _ask(self, path: str, body: bytes | None, session: str, reply: float) -> Answer:
+        if body is not None and len(body) > BODY_LIMIT:
+            size = f"{len(body):,} bytes are more than a server takes at once ({BODY_LIMIT:,})"
+            raise JournalUnavailable(f"{size}; store less in one step")
         connection = self._connection(reply)
         try:
             headers = self._headers | ({SESSION_HEADER: session} if session else {})
