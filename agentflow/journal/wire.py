@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
 from functools import cache, cached_property
+from types import NoneType
 from typing import Any, NamedTuple, cast, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, create_model
@@ -145,6 +146,11 @@ class Verb:
             for outcome in reply.outcomes
         ]
 
+    @property
+    def result(self) -> Any:
+        """The annotation of what it returns."""
+        return get_type_hints(self._function)["return"]
+
     @cached_property
     def _models(self) -> tuple[type[BaseModel], type[BaseModel], type[BaseModel]]:
         hints = get_type_hints(self._function)
@@ -161,8 +167,7 @@ class Verb:
 
     @cached_property
     def _answers(self) -> tuple[type[BaseModel], type[BaseModel]]:
-        value: Any = get_type_hints(self._function)["return"]
-        members: dict[str, Any] = {"value": (value | None, None), "error": (list[str] | None, None)}
+        members: dict[str, Any] = {"value": (self.result | None, None), "error": (list[str] | None, None)}
         outcome = create_model(f"{self.name}_outcome", __config__=_WIRE, **members)
         return outcome, create_model(f"{self.name}_reply", __config__=_WIRE, outcomes=list[outcome])
 
@@ -233,6 +238,12 @@ _SEVERAL = "[]"
 
 
 # -- what a transaction came to, kept for whoever asks once more
+def is_kept(kind: Any) -> bool:
+    """Whether what has that annotation can be kept."""
+    parts = get_args(kind)
+    return all(map(is_kept, parts)) if parts else kind is NoneType or kind in _OUTCOMES.values()
+
+
 def outcome_bytes(value: object) -> bytes:
     """What a verb's transaction returned; nothing where that is of a kind that its verb has no use for."""
     items = cast("list[object]", value) if isinstance(value, list) else [value]

@@ -21,7 +21,7 @@ from agentflow.journal.http import HttpJournal
 from agentflow.journal.postgres import PostgresJournal
 from agentflow.journal.protocol import Journal
 from agentflow.journal.sqlite import SqliteJournal
-from agentflow.journal.wire import VERBS, Asked
+from agentflow.journal.wire import VERBS, Asked, Verb, is_kept
 from agentflow.model.lives import LifeEnd
 from agentflow.model.runs import Run
 from agentflow.model.states import StateType
@@ -259,6 +259,14 @@ def test_an_address_that_is_no_server(url: str, why: str) -> None:
     with pytest.raises(JournalOpenError, match=why) as refusal:
         HttpJournal(url, KEY, "afw_secret")
     assert "secret" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "verb", [verb for verb in VERBS.values() if not verb.reads], ids=lambda verb: verb.name
+)
+def test_what_a_request_comes_to_can_be_kept(verb: Verb) -> None:
+    """Whatever changes something answers with what the journal can keep for whoever asks once more."""
+    assert is_kept(verb.result)
 
 
 def test_what_is_larger_than_a_server_takes_is_not_sent(
