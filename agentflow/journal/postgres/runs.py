@@ -13,7 +13,7 @@ from agentflow.journal.postgres.connections import Session
 from agentflow.journal.postgres.statements import SQL
 from agentflow.journal.protocol import RunClaim, RunFilter
 from agentflow.journal.rows import new_run, new_run_values, run_from
-from agentflow.journal.sql.filters import runs_wanted
+from agentflow.journal.sql.filters import runs_listed
 from agentflow.journal.sql.lives import end_life
 from agentflow.model.lives import LifeEnd, end_of, last_words
 from agentflow.model.runs import NewRun, Origin, Run
@@ -208,9 +208,7 @@ class PostgresRuns(PostgresBase):
         return None if row is None else run_from(row)
 
     def list_runs(self, wanted: RunFilter) -> list[Run]:
-        where, values = runs_wanted(wanted)
-        sql = f"SELECT * FROM run WHERE {where} ORDER BY number DESC LIMIT ?"  # noqa: S608 - fixed texts
-        return [run_from(row) for row in self._find(sql, (*values, wanted.limit))]
+        return [run_from(row) for row in self._find(*runs_listed(wanted))]
 
     def due_runs(
         self, now: float, *, after: int = 0, limit: int | None = None, without: Collection[str] = ()

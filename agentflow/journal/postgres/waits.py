@@ -10,7 +10,7 @@ from agentflow.journal.postgres.base import PostgresBase, check_epoch, locked_ru
 from agentflow.journal.postgres.connections import Session
 from agentflow.journal.postgres.statements import SQL
 from agentflow.journal.rows import decision_bytes, run_from, wait_from, wait_values
-from agentflow.journal.sql.filters import waits_wanted
+from agentflow.journal.sql.filters import waits_listed
 from agentflow.model.waits import Decision, Verdict, Wait, WaitKind
 
 
@@ -73,10 +73,8 @@ class PostgresWaits(PostgresBase):
         kinds: frozenset[WaitKind] = frozenset(),
         limit: int = 200,
     ) -> list[Wait]:
-        where, values = waits_wanted(number, kinds, open_only=open_only)
-        order = "opened, id" if open_only or number is not None else "opened DESC, id DESC"
-        sql = f"SELECT * FROM wait WHERE {where} ORDER BY {order} LIMIT ?"  # noqa: S608 - fixed texts
-        return [wait_from(row) for row in self._find(sql, (*values, limit))]
+        listed = waits_listed(number, kinds, open_only=open_only, limit=limit)
+        return [wait_from(row) for row in self._find(*listed)]
 
     def unread_answers(self, number: int) -> list[Wait]:
         return [wait_from(row) for row in self._all(SQL["unread_waits"], (number,))]

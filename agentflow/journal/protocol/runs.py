@@ -17,7 +17,7 @@ class RunFilter(NamedTuple):
     flow: str = ""
     #: Only runs with a smaller number: the last one of the page before.
     before: int | None = None
-    #: Only runs whose id ends with this.
+    #: Only runs whose id ends with this, among the newest 100,000.
     id_end: str = ""
     #: Only runs that this one has started.
     parent: str = ""

@@ -10,7 +10,7 @@ SELECT * FROM run WHERE id = ?
 
 -- name: claim_run
 UPDATE run SET epoch = epoch + 1, owner = ?1, crashes = crashes + ?3,
-               started = CASE ?5 WHEN 1 THEN coalesce(started, ?2) ELSE started END,
+               started = CASE WHEN ?5 = 1 THEN coalesce(started, ?2) ELSE started END,
                state = CASE WHEN state = 'CANCELLING' OR ?5 = 0 THEN state ELSE 'RUNNING' END,
                message = CASE WHEN state = 'CANCELLING' OR ?5 = 0 THEN message ELSE '' END
 WHERE number = ?4
@@ -77,12 +77,23 @@ WITH RECURSIVE below (number, id) AS (
   UNION
   SELECT run.number, run.id FROM run JOIN below ON run.parent = below.id AND run.parent != ''
 )
-SELECT run.* FROM run JOIN below USING (number)
-WHERE run.state NOT IN ('COMPLETED', 'FAILED', 'CANCELLED', 'CRASHED') ORDER BY run.number
+SELECT * FROM run WHERE number IN (SELECT number FROM below)
+  AND state NOT IN ('COMPLETED', 'FAILED', 'CANCELLED', 'CRASHED') ORDER BY number
 
--- name: live_runs
-SELECT * FROM run WHERE number > ?1 AND state NOT IN ('COMPLETED', 'FAILED', 'CANCELLED', 'CRASHED')
-    AND flow NOT IN (SELECT value FROM json_each(?3)) ORDER BY number LIMIT ?2
+-- name: due_runs
+SELECT run.* FROM (
+  SELECT number FROM (
+    SELECT number FROM run INDEXED BY run_ready WHERE number > ?1 AND state IN ('PENDING', 'RUNNING', 'CANCELLING')
+      AND flow NOT IN (SELECT value FROM json_each(?3)) ORDER BY number LIMIT ?2) AS ready
+  UNION
+  SELECT number FROM run INDEXED BY run_lost WHERE state = 'PAUSED' AND owner != '' AND number > ?1
+  UNION
+  SELECT run FROM wait INDEXED BY wait_answered WHERE decided IS NOT NULL AND consumed IS NULL AND run > ?1
+  UNION
+  SELECT run FROM wait INDEXED BY wait_due WHERE decided IS NULL AND consumed IS NULL AND due <= ?4 AND run > ?1
+) AS moving CROSS JOIN run ON run.number = moving.number
+WHERE run.state IN ('PENDING', 'RUNNING', 'CANCELLING', 'PAUSED') AND flow NOT IN (SELECT value FROM json_each(?3))
+ORDER BY run.number LIMIT ?2
 
 -- name: append_step
 INSERT INTO step VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -117,9 +128,6 @@ UPDATE wait SET consumed = ? WHERE id = ? AND consumed IS NULL
 
 -- name: unread_waits
 SELECT * FROM wait WHERE run = ? AND consumed IS NULL AND decided IS NOT NULL ORDER BY opened, id
-
--- name: run_is_awake
-SELECT 1 FROM wait WHERE run = ?1 AND consumed IS NULL AND (decided IS NOT NULL OR due <= ?2) LIMIT 1
 
 -- name: insert_event
 INSERT INTO event (run, name, payload, sent, taken_by) VALUES (?, ?, ?, ?, NULL) RETURNING id
@@ -311,7 +319,8 @@ SELECT * FROM worker_session WHERE id = ?
 DELETE FROM worker_session WHERE id = ?
 
 -- name: runs_of_owner
-SELECT number, epoch FROM run WHERE owner = ? AND state NOT IN ('COMPLETED', 'FAILED', 'CANCELLED', 'CRASHED')
+SELECT number, epoch FROM run
+WHERE owner = ? AND state IN ('SCHEDULED', 'PENDING', 'RUNNING', 'PAUSED', 'CANCELLING')
 
 -- name: reserve_answer
 INSERT INTO answer VALUES (?, ?, NULL) ON CONFLICT DO NOTHING RETURNING serial

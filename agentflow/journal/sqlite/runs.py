@@ -14,7 +14,7 @@ from agentflow.errors import JournalUnavailable, RunFinishedError, RunNotFoundEr
 from agentflow.journal import rules
 from agentflow.journal.protocol import RunClaim, RunFilter
 from agentflow.journal.rows import new_run, new_run_values, run_from
-from agentflow.journal.sql.filters import runs_wanted
+from agentflow.journal.sql.filters import runs_listed
 from agentflow.journal.sql.lives import end_life
 from agentflow.journal.sqlite.base import SQL, SqliteBase, changes, check_epoch
 from agentflow.journal.sqlite.cache import forget_run
@@ -24,7 +24,7 @@ from agentflow.model.states import StateType
 from agentflow.model.steps import SEQUENCE_BITS, StepRow
 
 T = TypeVar("T")
-#: How many runs that have not ended are read at once.
+#: How many runs that can move are read at once.
 _PAGE = 200
 
 
@@ -236,30 +236,21 @@ class SqliteRuns(SqliteBase):
         return None if row is None else run_from(row)
 
     def list_runs(self, wanted: RunFilter) -> list[Run]:
-        where, values = runs_wanted(wanted)
-        sql = f"SELECT * FROM run WHERE {where} ORDER BY number DESC LIMIT ?"  # noqa: S608 - fixed texts
-        return [run_from(row) for row in self._all(sql, (*values, wanted.limit))]
+        return [run_from(row) for row in self._all(*runs_listed(wanted))]
 
     def due_runs(
         self, now: float, *, after: int = 0, limit: int | None = None, without: Collection[str] = ()
     ) -> list[Run]:
-        due = (run for run in self._live_runs(after, without) if self._is_due(run, now))
-        return list(islice(due, limit))
+        moving = self._moving_runs(now, after, without)
+        return list(
+            islice((run for run in moving if not self._ownership.is_held(run.number, run.epoch)), limit)
+        )
 
-    def _live_runs(self, after: int, without: Collection[str]) -> Iterator[Run]:
+    def _moving_runs(self, now: float, after: int, without: Collection[str]) -> Iterator[Run]:
         others = orjson.dumps(list(without)).decode()
-        while page := [run_from(row) for row in self._all(SQL["live_runs"], (after, _PAGE, others))]:
+        while page := [run_from(row) for row in self._all(SQL["due_runs"], (after, _PAGE, others, now))]:
             yield from page
             after = page[-1].number
-
-    def _is_due(self, run: Run, now: float) -> bool:
-        if run.state is StateType.SCHEDULED or self._ownership.is_held(run.number, run.epoch):
-            return False
-        if (
-            run.state is not StateType.PAUSED or run.owner
-        ):  # died while it waited: other branches may have moved
-            return True
-        return self._one(SQL["run_is_awake"], (run.number, now)) is not None
 
     def is_owned(self, run: Run) -> bool:
         epoch = self._one(SQL["run_epoch"], (run.number,))

@@ -8,7 +8,7 @@ import orjson
 from agentflow.errors import RunFinishedError, WaitNotFoundError
 from agentflow.journal import rules
 from agentflow.journal.rows import decision_bytes, run_from, wait_from, wait_values
-from agentflow.journal.sql.filters import waits_wanted
+from agentflow.journal.sql.filters import waits_listed
 from agentflow.journal.sqlite.base import SQL, SqliteBase, check_epoch
 from agentflow.model.waits import Decision, Verdict, Wait, WaitKind
 
@@ -74,10 +74,8 @@ class SqliteWaits(SqliteBase):
         kinds: frozenset[WaitKind] = frozenset(),
         limit: int = 200,
     ) -> list[Wait]:
-        where, values = waits_wanted(number, kinds, open_only=open_only)
-        order = "opened, id" if open_only or number is not None else "opened DESC, id DESC"
-        sql = f"SELECT * FROM wait WHERE {where} ORDER BY {order} LIMIT ?"  # noqa: S608 - fixed texts
-        return [wait_from(row) for row in self._all(sql, (*values, limit))]
+        listed = waits_listed(number, kinds, open_only=open_only, limit=limit)
+        return [wait_from(row) for row in self._all(*listed)]
 
     def unread_answers(self, number: int) -> list[Wait]:
         return [wait_from(row) for row in self._all(SQL["unread_waits"], (number,))]

@@ -27,12 +27,21 @@ FROM run WHERE number = ?1 >> 32 AND epoch = ?17 AND keeper IS DISTINCT FROM 0 F
 SELECT * FROM step WHERE id = ANY(?) ORDER BY id
 
 -- name: due_runs
-SELECT * FROM run
-WHERE number > ? AND flow != ALL(?::text[]) AND state NOT IN ('COMPLETED', 'FAILED', 'CANCELLED', 'CRASHED', 'SCHEDULED')
+SELECT run.* FROM (
+  SELECT number FROM (
+    SELECT number FROM run WHERE number > ?1 AND state IN ('PENDING', 'RUNNING', 'CANCELLING')
+      AND flow != ALL(?2::text[]) AND (keeper IS NULL OR keeper NOT IN (SELECT id FROM live_keeper))
+    ORDER BY number LIMIT ?4) AS ready
+  UNION
+  SELECT number FROM run WHERE state = 'PAUSED' AND owner != '' AND number > ?1
+  UNION
+  SELECT run FROM wait WHERE decided IS NOT NULL AND consumed IS NULL AND run > ?1
+  UNION
+  SELECT run FROM wait WHERE decided IS NULL AND consumed IS NULL AND due <= ?3 AND run > ?1
+) AS moving JOIN run ON run.number = moving.number
+WHERE run.state IN ('PENDING', 'RUNNING', 'CANCELLING', 'PAUSED') AND flow != ALL(?2::text[])
   AND (keeper IS NULL OR keeper NOT IN (SELECT id FROM live_keeper))
-  AND (state != 'PAUSED' OR owner != '' OR EXISTS (
-    SELECT 1 FROM wait WHERE wait.run = run.number AND consumed IS NULL AND (decided IS NOT NULL OR due <= ?)))
-ORDER BY number LIMIT ?
+ORDER BY run.number LIMIT ?4
 
 -- name: lock_free_runs
 SELECT number FROM run
@@ -42,15 +51,16 @@ ORDER BY number FOR NO KEY UPDATE SKIP LOCKED
 -- name: claim_runs
 WITH wanted AS (
   SELECT run.number, run.epoch, run.owner, run.state, run.created, run.origins, run.fingerprint AS first_code,
-         asked.fingerprint, asked.start
+         asked.fingerprint, asked.start,
+         CASE WHEN run.state IN ('PAUSED', 'PENDING') THEN 'while it waited' ELSE '' END AS words
   FROM unnest(?1::text[], ?2::text[], ?3::bigint[]) AS asked (id, fingerprint, start) JOIN run USING (id)
   WHERE run.number = ANY(?4::bigint[])
 ), crashed AS (
-  UPDATE life SET ended = ?7, "end" = 'crashed', message = '', account = NULL FROM wanted
+  UPDATE life SET ended = ?7, "end" = 'crashed', message = wanted.words, account = NULL FROM wanted
   WHERE life.run = wanted.number AND life.number = wanted.epoch AND life."end" = 'running'
 ), kept AS (
   INSERT INTO life
-  SELECT number, 1, created, owner, split_part(origins, ',', 1), first_code, 1, ?7, 'crashed', '', NULL
+  SELECT number, 1, created, owner, split_part(origins, ',', 1), first_code, 1, ?7, 'crashed', words, NULL
   FROM wanted WHERE epoch = 1 ON CONFLICT DO NOTHING
 ), begun AS (
   INSERT INTO life
