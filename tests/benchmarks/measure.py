@@ -62,9 +62,7 @@ class Bench:
 
     def connect(self, *, full: bool = False) -> apsw.Connection:
         """A bare database in WAL mode."""
-        connection = apsw.Connection(str(self.path()))
-        connection.execute("PRAGMA journal_mode=WAL").fetchall()
-        connection.execute(f"PRAGMA synchronous={'FULL' if full else 'NORMAL'}").fetchall()
+        connection = bare(self.path(), full=full)
         connection.execute(_DDL)
         return connection
 
@@ -95,6 +93,14 @@ class Bench:
         taken = time.perf_counter() - begin
         connection.close()
         return taken
+
+
+def bare(path: Path, *, full: bool = False) -> apsw.Connection:
+    """A database as its driver opens it, in WAL mode."""
+    connection = apsw.Connection(str(path))
+    connection.execute("PRAGMA journal_mode=WAL").fetchall()
+    connection.execute(f"PRAGMA synchronous={'FULL' if full else 'NORMAL'}").fetchall()
+    return connection
 
 
 def compare(

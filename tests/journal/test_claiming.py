@@ -64,7 +64,8 @@ def test_a_batch_is_what_single_claims_would_be(journal: Journal) -> None:
 
 def _parts(life: object) -> tuple[object, ...]:
     return tuple(
-        getattr(life, name) for name in ("run", "number", "began", "owner", "fingerprint", "first", "end")
+        getattr(life, name)
+        for name in ("run", "number", "began", "owner", "fingerprint", "first", "end", "message")
     )
 
 

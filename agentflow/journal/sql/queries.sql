@@ -37,7 +37,7 @@ ON CONFLICT (name) DO UPDATE SET
   flow = excluded.flow, entrypoint = excluded.entrypoint, parameters = excluded.parameters, schema = excluded.schema,
   origins = excluded.origins, tags = excluded.tags, description = excluded.description, version = excluded.version,
   concurrency_limit = excluded.concurrency_limit, collision_strategy = excluded.collision_strategy,
-  paused = CASE ?16 WHEN 1 THEN excluded.paused ELSE deployment.paused END,
+  paused = CASE WHEN ?16 = 1 THEN excluded.paused ELSE deployment.paused END,
   cwd = excluded.cwd, interpreter = excluded.interpreter,
   updated = CASE WHEN
     (deployment.flow, deployment.entrypoint, deployment.parameters, deployment.schema, deployment.origins,
@@ -45,7 +45,7 @@ ON CONFLICT (name) DO UPDATE SET
      deployment.collision_strategy, deployment.paused, deployment.cwd, deployment.interpreter)
     = (excluded.flow, excluded.entrypoint, excluded.parameters, excluded.schema, excluded.origins,
        excluded.tags, excluded.description, excluded.version, excluded.concurrency_limit,
-       excluded.collision_strategy, CASE ?16 WHEN 1 THEN excluded.paused ELSE deployment.paused END,
+       excluded.collision_strategy, CASE WHEN ?16 = 1 THEN excluded.paused ELSE deployment.paused END,
        excluded.cwd, excluded.interpreter)
     THEN deployment.updated ELSE excluded.updated END
 RETURNING *
