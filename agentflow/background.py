@@ -31,9 +31,10 @@ from agentflow.journal.protocol import Journal
 from agentflow.model.runs import Origin, Run
 from agentflow.model.states import StateType
 from agentflow.model.steps import StepKind
-from agentflow.payloads.codec import Codec, register_codec
+from agentflow.payloads.codec import register_codec
 from agentflow.payloads.digests import canonical
 from agentflow.payloads.failures import decode_failure
+from agentflow.payloads.opening import open_codec
 from agentflow.shells import shell_origin
 from agentflow.submitting import mapped
 
@@ -232,7 +233,7 @@ class RunFuture(Generic[R_co]):
         if run is None:
             message = f"{self.name} (run {self.run_id}) has not ended within {timeout} s"
             raise TimeoutError(message)
-        codec = Codec(self._store().key, allow_pickle=default_options().settings.allow_pickle)
+        codec = open_codec(self._store(), default_options().settings)
         if run.state is StateType.COMPLETED:
             return cast("R_co", None if run.result is None else codec.decode(run.result))
         if run.error is not None:

@@ -24,7 +24,7 @@ from agentflow.model.names import readable_name
 from agentflow.model.runs import NewRun, Origin
 from agentflow.model.states import StateType
 from agentflow.payloads.arguments import encode_arguments, is_incomplete, unstored_in
-from agentflow.payloads.codec import Codec
+from agentflow.payloads.opening import open_codec
 from agentflow.settings import Settings
 
 
@@ -78,7 +78,7 @@ def describe_run(
     `run_id`: instead of a new one; `also`: who else has asked for it.
     """
     around = CURRENT.get()
-    codec = Codec(journal.key, allow_pickle=options.settings.allow_pickle)
+    codec = open_codec(journal, options.settings)
     run_id, named = run_id or new_id(), flow.policy.run_name
     return NewRun(
         id=run_id,
@@ -103,10 +103,11 @@ def must_hear_of_its_cancellation(flow: RunnableFlow) -> bool:
     return bool(flow.entrypoint and flow.policy.hooks and flow.policy.hooks.on_cancellation)
 
 
-def check_complete(new: NewRun, key: bytes) -> NewRun:
+def check_complete(new: NewRun, journal: Journal, options: Options) -> NewRun:
     """The run. Raises `ParameterError` where an argument cannot be stored, so that only this process could run it."""
-    if is_incomplete(new.parameters):
-        missing = ", ".join(unstored_in(Codec(key).decode(new.parameters)))
+    codec = open_codec(journal, options.settings)
+    if is_incomplete(codec, new.parameters):
+        missing = ", ".join(unstored_in(codec.decode(new.parameters)))
         message = f"{new.flow}: {missing} cannot be stored, so no other process could run it"
         raise ParameterError(message)
     return new
@@ -125,7 +126,7 @@ def begin(
     limits = flow.limits(journal)
     new = describe_run(flow, arguments, journal, options, origin)
     run = journal.create_run(new, state=StateType.PENDING if limits.names else StateType.RUNNING, owned=True)
-    incomplete = is_incomplete(run.parameters)
+    incomplete = is_incomplete(open_codec(journal, options.settings), run.parameters)
     if incomplete:  # it must not leave memory: it could not come back
         options = replace(options, suspend_after=None)
     active = ActiveRun(journal, run, options, rows=[]).limited(limits)

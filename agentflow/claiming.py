@@ -19,6 +19,7 @@ from agentflow.model.runs import Origin, Run
 from agentflow.model.states import StateType
 from agentflow.payloads.arguments import Given, encode_arguments, is_incomplete, unstored_in
 from agentflow.payloads.codec import Codec
+from agentflow.payloads.opening import open_codec
 
 
 def claimed(
@@ -50,7 +51,7 @@ def loaded(
 ) -> tuple[ActiveRun, dict[str, Any]]:
     """A run that this process has claimed, with what is recorded of it, and its arguments; like `claimed`."""
     try:
-        codec = Codec(journal.key, allow_pickle=options.settings.allow_pickle)
+        codec = open_codec(journal, options.settings)
         arguments: Any = codec.decode(run.parameters)
         if isinstance(arguments, Given):
             run, arguments = _read(flow, journal, run, arguments, codec)
@@ -83,7 +84,7 @@ def _read(
     if isinstance(arguments, Refused):
         return run, arguments
     parameters, named = encode_arguments(codec, arguments), flow.policy.run_name
-    if is_incomplete(parameters):
+    if is_incomplete(codec, parameters):
         missing = ", ".join(unstored_in(codec.decode(parameters)))
         error = ParameterError(
             f"{flow.name}: {missing} cannot be stored, so no other process could go on with the run"

@@ -48,6 +48,7 @@ from agentflow.payloads.arguments import Given, decode_arguments
 from agentflow.payloads.codec import Codec
 from agentflow.payloads.digests import canonical
 from agentflow.payloads.failures import decode_failure
+from agentflow.payloads.opening import open_codec
 from agentflow.shells import shell_origin
 
 _PLAIN = (str, int, float, bool, type(None))
@@ -131,7 +132,7 @@ def _described(journal: Journal, deployment: Deployment, asked: Asked, run_id: s
     options = default_options()
     parameters = defaults_of(deployment) | dict(asked.parameters)
     check_given(deployment, parameters)
-    codec = Codec(journal.key, allow_pickle=options.settings.allow_pickle)
+    codec = open_codec(journal, options.settings)
     try:
         given = codec.encode(Given(parameters))
     except CodecError as error:
@@ -330,7 +331,7 @@ def _nothing() -> None:
 
 def flow_run_of(journal: Journal, run: Run) -> FlowRun:
     """A run as code that has asked for it sees it, with its state."""
-    codec = Codec(journal.key, allow_pickle=default_options().settings.allow_pickle)
+    codec = open_codec(journal)
     try:
         parameters = decode_arguments(codec, run.parameters)
     except CorruptRecord:  # of a class that is not loaded here

@@ -337,5 +337,19 @@ class CorruptRecord(Unwinding):
     """A recorded value cannot be read back; the run stops instead of running the step again."""
 
 
+class EncryptedValue(CorruptRecord):
+    """A recorded value is encrypted with a key that this process does not have; `key_id` names it."""
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(
+            f"a recorded value is encrypted with key {key_id}, which this process does not have; name it in "
+            "AGENTFLOW_ENCRYPTION_KEYS (or AGENTFLOW_ENCRYPTION_KEY_FILE) and resume the run"
+        )
+        self.key_id = key_id
+
+    def __reduce__(self) -> tuple[type[EncryptedValue], tuple[str]]:
+        return type(self), (self.key_id,)
+
+
 class JournalUnavailable(Unwinding):
     """The journal could not store or read something (disk full, I/O error); the run stops here and can be resumed."""

@@ -316,7 +316,7 @@ class Flow(Reruns, Deployable, FlowHooks, Generic[P, R_co]):
         cannot be stored.
         """
         new = describe_run(self, arguments, journal, options, origin, run_id=run_id, also=also)
-        return check_complete(new, journal.key)
+        return check_complete(new, journal, options)
 
     # -- resuming it
     def resume(

@@ -15,6 +15,7 @@ from agentflow.journal.protocol import Journal, RunFilter
 from agentflow.model.limits import DEPLOYMENT_PREFIX, FLOW_PREFIX, Limit, Slot
 from agentflow.model.runs import Run
 from agentflow.model.states import StateType
+from agentflow.payloads.opening import open_for_people
 from agentflow.views import run_view, stamp
 
 #: Prefect's name of the state of a run that waits for a slot before it starts.
@@ -104,6 +105,7 @@ class Queues:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._texts: dict[str, str] = {}
+        self._opened = open_for_people(journal)
 
     @cached_property
     def _limits(self) -> dict[str, Limit]:
@@ -147,7 +149,7 @@ class Queues:
 
     def view(self, run: Run, *, full: bool = True) -> dict[str, Any]:
         """`run_view`, with ``awaiting_slots``; ``state_name`` is `AWAITING` while it cannot start for want of one."""
-        return with_slots(run_view(run, full=full), self.awaited_by(run))
+        return with_slots(run_view(run, full=full, opened=self._opened), self.awaited_by(run))
 
 
 def _of_runs(flow: str, deployment: str) -> list[str]:

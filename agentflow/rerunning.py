@@ -19,7 +19,7 @@ from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Journal
 from agentflow.model.runs import NewRun, Origin, Run
 from agentflow.payloads.arguments import Given
-from agentflow.payloads.codec import Codec
+from agentflow.payloads.opening import open_codec
 from agentflow.settings import Settings
 from agentflow.signatures import Binder
 
@@ -159,7 +159,7 @@ class Reruns:
     ) -> Run:
         """Make the run that `fork` runs, PENDING, for whoever claims it. Raises as that does."""
         source = self.own_run(run_id, journal)
-        codec = Codec(journal.key, allow_pickle=options.settings.allow_pickle)
+        codec = open_codec(journal, options.settings)
         arguments: Any = codec.decode(source.parameters)
         if isinstance(arguments, Given):  # it has never begun
             arguments = self._read({**arguments.values, **parameters})

@@ -17,7 +17,7 @@ from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Journal
 from agentflow.model.runs import Run
 from agentflow.payloads.arguments import decode_arguments
-from agentflow.payloads.codec import Codec
+from agentflow.payloads.opening import open_codec
 
 #: Characters of a reason that are kept.
 _REASON_LIMIT = 300
@@ -128,7 +128,7 @@ def send_event(run_id: str, name: str, payload: Any = None, *, journal: Journal 
     journal = journal or open_journal()
     if journal.get_run(run_id) is None:
         raise RunNotFoundError(run_id)
-    data = Codec(journal.key).encode(payload)
+    data = open_codec(journal).encode_part(payload)
     return journal.send_event(run_id, name, data, time.time()) is not None
 
 

@@ -40,6 +40,18 @@ class Settings:
     map_concurrency: int = 256
     #: Whether values that only pickle can store are allowed (signed with the installation's key).
     allow_pickle: bool = True
+    #: Where large values are kept: ``file:///folder``, ``s3://bucket/prefix``, ``gs://...``, ``az://...``; empty = a
+    #: folder beside an embedded journal, in their rows on PostgreSQL.
+    payloads_url: str = ""
+    #: Bytes up to which a value stays in its row; -1 = all do.
+    payload_inline_limit: int = 131_072
+    #: Seconds for which a stored value that nothing refers to is kept: more than a process takes from storing a value
+    #: to committing the row that refers to it.
+    payload_grace: float = 3600.0
+    #: ``ID:KEY,...``: keys that values are encrypted with, of which the first is used for new ones; empty = none are.
+    encryption_keys: str = field(default="", repr=False)
+    #: A file with more of them, one a line.
+    encryption_key_file: str = ""
     #: Seconds for which an approval can be given; 0 = for ever.
     approval_expires: float = 7 * DAY
     #: Days after which a server removes the payloads and logs of runs that have ended; 0 = never.

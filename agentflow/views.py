@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable
+from base64 import b64decode
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import orjson
 
 from agentflow.engine.records import Place, attempt_scope, identity
+from agentflow.errors import CorruptRecord, JournalUnavailable
 from agentflow.journal.protocol import CacheEntry, Journal
 from agentflow.model.deployments import Deployment
 from agentflow.model.runs import Run
 from agentflow.model.steps import FAILURES, StepEvent, StepRow, sequence_of
 from agentflow.model.waits import PERSON_KINDS, Wait, WaitKind
 from agentflow.payloads.digests import Hasher
+from agentflow.payloads.envelopes import Draft, readable, shown_instead
 from agentflow.payloads.failures import describe_failure
 
 
@@ -27,37 +30,72 @@ def stamp(seconds: float | None) -> str | None:
     )
 
 
-def plain(data: bytes | None) -> Any:
-    """An encoded value as JSON for people, without building it: tags are replaced by what they wrap."""
-    return None if data is None else _strip(orjson.loads(data))
+def plain(data: bytes | None, opened: Callable[[bytes], Draft] | None = None) -> Any:
+    """An encoded value as JSON for people, without building it: tags are replaced by what they wrap.
+
+    `opened` reads what is not readable in the row itself; without it, that is only named.
+    """
+    if data is None:
+        return None
+    try:
+        draft = opened(data) if opened is not None else readable(data)
+    except (CorruptRecord, JournalUnavailable) as error:
+        return f"<{shown_instead(data) or error}>"
+    return _strip(orjson.loads(draft.text), draft.parts)
 
 
-def _strip(value: Any) -> Any:
+def _part(value: dict[str, Any], parts: Sequence[Any]) -> str:
+    part = parts[value["i"]]
+    return part if isinstance(part, str) else f"<{len(part):,} bytes>"
+
+
+def _elsewhere(value: dict[str, Any], _: Sequence[Any]) -> str:
+    return f"<{shown_instead(b64decode(value['v']))}>"
+
+
+def _pickled(_: dict[str, Any], __: Sequence[Any]) -> str:
+    return "<pickled value>"
+
+
+#: What stands for values that are not in the text, by their tags.
+_KEPT: dict[str, Callable[[dict[str, Any], Sequence[Any]], str]] = {
+    "part": _part,
+    "kept": _elsewhere,
+    "pickle": _pickled,
+}
+
+
+def _strip(value: Any, parts: Sequence[Any] = ()) -> Any:
     if isinstance(value, list):
-        return [_strip(item) for item in cast("list[Any]", value)]
+        return [_strip(item, parts) for item in cast("list[Any]", value)]
     if not isinstance(value, dict):
         return value
     fields = cast("dict[str, Any]", value)
     tag = fields.get("$")
-    return {key: _strip(item) for key, item in fields.items()} if tag is None else _strip_tagged(tag, fields)
+    if tag is None:
+        return {key: _strip(item, parts) for key, item in fields.items()}
+    return _strip_tagged(tag, fields, parts)
 
 
-def _strip_tagged(tag: str, value: dict[str, Any]) -> Any:
-    if tag == "pickle":
-        return "<pickled value>"
+def _strip_tagged(tag: str, value: dict[str, Any], parts: Sequence[Any]) -> Any:
+    kept = _KEPT.get(tag)
+    if kept is not None:
+        return kept(value, parts)
     if tag == "dict":
-        return {str(_strip(key)): _strip(item) for key, item in value["v"]}
+        return {str(_strip(key, parts)): _strip(item, parts) for key, item in value["v"]}
     if tag == "exception":
-        return f"{value['type']}: {value['text']}"
+        return f"{value['type']}: {_strip(value['text'], parts)}"
     if tag == "enum":
         return value.get("n", value.get("v"))
     if tag == "model":
-        return _strip({**value["v"], **value.get("x", {})})
-    return _strip(value.get("v"))
+        return _strip({**value["v"], **value.get("x", {})}, parts)
+    return _strip(value.get("v"), parts)
 
 
-def run_view(run: Run, *, full: bool = True) -> dict[str, Any]:
-    """A run. `full` adds parameters, result and error."""
+def run_view(
+    run: Run, *, full: bool = True, opened: Callable[[bytes], Draft] | None = None
+) -> dict[str, Any]:
+    """A run. `full` adds parameters, result and error, read with `opened` as in `plain`."""
     view: dict[str, Any] = {
         "run_id": run.id,
         "flow": run.flow,
@@ -79,9 +117,9 @@ def run_view(run: Run, *, full: bool = True) -> dict[str, Any]:
     if full:
         view |= {
             "entrypoint": run.entrypoint,
-            "parameters": plain(run.parameters),
-            "result": plain(run.result),
-            "error": None if run.error is None else describe_failure(run.error),
+            "parameters": plain(run.parameters, opened),
+            "result": plain(run.result, opened),
+            "error": None if run.error is None else describe_failure(run.error, opened),
             "owner": run.owner,
             "cwd": run.cwd,
         }
@@ -138,7 +176,7 @@ def wait_view(wait: Wait) -> dict[str, Any]:
         if decision is None
         else {
             "verdict": decision.verdict.value,
-            "answer": decision.answer,
+            "answer": _strip(decision.answer),
             "reason": decision.reason,
             "actor": decision.actor,
             "channel": decision.channel.value,

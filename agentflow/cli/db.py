@@ -22,6 +22,7 @@ from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Pruned
 from agentflow.journal.protocol.admin import AdminVerbs, TableRow
 from agentflow.settings import DAY, Settings
+from agentflow.stored_values import Swept, missing_values, named_in, store_chunks, stored_chunks, sweep
 from agentflow.version import VERSION
 
 app = App(
@@ -29,11 +30,14 @@ app = App(
     help="The journal as a database: bring it up to date, check it, make it smaller, carry it elsewhere.",
 )
 
-_FORMAT = 1
+_FORMAT = 2
+_FORMATS = (1, 2)
+"""Those that can be read; the first had no stored values."""
 _BYTES = "$b"
 
 
-def _journal() -> AdminVerbs:
+def lasting_journal() -> AdminVerbs:
+    """The journal. Raises `UsageError` for one that ends with its process."""
     journal = open_journal()
     if not isinstance(journal, AdminVerbs):
         message = "the journal in memory is nowhere else; set AGENTFLOW_DATABASE_URL or AGENTFLOW_HOME to a lasting one"
@@ -50,7 +54,7 @@ def upgrade(*, json: Flag = False) -> int:
     Args:
         json: Print a JSON object.
     """
-    journal = _journal()
+    journal = lasting_journal()
     schema = journal.facts()["schema"]
     if json:
         print_json({"url": journal.url, "schema": schema})
@@ -66,15 +70,16 @@ def check(*, json: Flag = False) -> int:
     Args:
         json: Print a JSON object.
     """
-    journal = _journal()
+    journal = lasting_journal()
     faults = journal.faults()
+    faults += [] if faults else missing_values(journal, Settings.from_environment())
     facts: dict[str, Any] = {} if faults else journal.facts()  # what is broken cannot be counted
     if json:
         print_json({"url": journal.url, **facts, "faults": faults})
     elif faults:
         for fault in faults:
             say(f"broken: {fault}")
-        say(f"{journal.url} is not whole: stop what uses it, and put a copy of it back")
+        say(f"{journal.url} is not whole: stop what uses it, and put back what is broken from a copy")
     else:
         print_line(f"journal     {journal.url}, schema {facts['schema']}")
         free = f", of which {_size(facts['free_bytes'])} free" if "free_bytes" in facts else ""
@@ -95,6 +100,8 @@ def prune(
     """Remove arguments, results, values of steps and logs of runs that ended long ago; what happened is kept.
 
     Runs, steps, approvals and what side effects were executed with stay. Nothing can go on from such a run any more.
+    Large values in the store that nothing refers to any more are marked, and removed by the first prune that comes
+    more than AGENTFLOW_PAYLOAD_GRACE seconds later.
 
     Args:
         older_than: Days since a run's end; default: AGENTFLOW_RETENTION_DAYS.
@@ -115,6 +122,8 @@ def prune(
         after = done.last
         if not after:
             break
+    settings = Settings.from_environment()
+    swept = sweep(journal, settings, dry_run=dry_run) if isinstance(journal, AdminVerbs) else Swept()
     if json:
         print_json(
             {
@@ -122,25 +131,40 @@ def prune(
                 "values": total.values,
                 "bytes": total.size,
                 "log_lines": total.lines,
+                "stored_values": swept._asdict(),
                 "dry_run": dry_run,
             }
         )
     else:
         what = f"{total.values:,} values ({_size(total.size)}) and {total.lines:,} log lines of {total.runs:,} runs"
         say(f"{what} {'would be removed' if dry_run else 'removed'}")
+        _tell_swept(swept, settings.payload_grace, dry_run=dry_run)
     return COMPLETED
+
+
+def _tell_swept(swept: Swept, grace: float, *, dry_run: bool) -> None:
+    """What became of stored values that nothing refers to."""
+    if swept.removed:
+        verb = "would be removed" if dry_run else "removed"
+        say(f"{swept.removed:,} stored values ({_size(swept.removed_bytes)}) {verb}")
+    if swept.marked:
+        say(
+            f"{swept.marked:,} stored values ({_size(swept.marked_bytes)}) are referred to by nothing: a prune more "
+            f"than {grace:,.0f} s after this one removes them"
+        )
 
 
 @app.command
 def export(file: Path, /) -> int:
-    """Write all rows to a file, as lines of JSON; with a name that ends in .gz, compressed.
+    """Write all rows to a file, as lines of JSON, large values included; with a name that ends in .gz, compressed.
 
-    The installation's key is not among them: whoever imports the file needs the file `key` of this home, too.
+    Keys are not among them: whoever imports the file needs the file `key` of this home, too, and, where values are
+    encrypted, the keys of AGENTFLOW_ENCRYPTION_KEYS.
 
     Args:
         file: A file that does not exist yet.
     """
-    journal, count = _journal(), 0
+    journal, count, names = lasting_journal(), 0, set[str]()
     try:
         with _opened(file, "xb") as out, _whole_or_none(file):
             head = {"agentflow": "journal", "format": _FORMAT, "version": VERSION, "key": _sign(journal)}
@@ -152,8 +176,13 @@ def export(file: Path, /) -> int:
                 }
                 # the standard library writes every float and every text that it can read again
                 out.write(standard_json.dumps([table, values]).encode() + b"\n")
+                for value in row.values():
+                    names.update(name for name, _ in named_in(value if isinstance(value, bytes) else b""))
                 count += 1
             out.write(orjson.dumps({"rows": count}) + b"\n")
+            for name, number, chunk in stored_chunks(journal, Settings.from_environment(), sorted(names)):
+                out.write(orjson.dumps([name, number, b64encode(chunk).decode()]) + b"\n")
+            out.write(b'{"whole":true}\n')
     except OSError as error:
         message = f"cannot write {file}: {error.strerror}"
         raise UsageError(message) from None
@@ -168,10 +197,10 @@ def load(file: Path, /) -> int:
     Args:
         file: The file.
     """
-    journal = _journal()
+    journal = lasting_journal()
     head: Any = next(_lines(file), None)
     known = cast("dict[str, Any]", head) if isinstance(head, dict) else {}
-    if known.get("agentflow") != "journal" or known.get("format") != _FORMAT:
+    if known.get("agentflow") != "journal" or known.get("format") not in _FORMATS:
         message = f"{file} was not written by `agentflow db export`, or by a newer version"
         raise UsageError(message)
     if known.get("key") != _sign(journal):
@@ -180,6 +209,8 @@ def load(file: Path, /) -> int:
             f"{Settings.from_environment().home} first, else nothing that it holds can be read again"
         )
         raise UsageError(message)
+    if known["format"] != 1:
+        store_chunks(journal, Settings.from_environment(), _stored(file))
     count = journal.load(lambda: _rows(file))
     say(f"{count:,} rows read into {journal.url}")
     return COMPLETED
@@ -198,6 +229,27 @@ def _rows(file: Path) -> Iterator[TableRow]:
         yield _row(file, line, count)
     if end != count:
         message = f"{file} is cut off after {count:,} rows; export again"
+        raise UsageError(message)
+
+
+def _stored(file: Path) -> Iterator[tuple[str, int, bytes]]:
+    """The stored values of an export. Raises `UsageError` where it is not whole."""
+    lines, whole = _lines(file), False
+    for line in lines:
+        if isinstance(line, dict) and "rows" in line:
+            break
+    for line in lines:
+        if isinstance(line, dict):
+            whole = True
+            break
+        try:
+            name, number, chunk = line
+            yield str(name), int(number), b64decode(chunk, validate=True)
+        except (TypeError, ValueError):
+            message = f"cannot read {file}: what it holds of a stored value is none"
+            raise UsageError(message) from None
+    if not whole:
+        message = f"{file} is cut off among its stored values; export again"
         raise UsageError(message)
 
 

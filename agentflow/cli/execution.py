@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TextIO
 
@@ -21,7 +22,9 @@ from agentflow.model.runs import Origin, Run
 from agentflow.model.states import StateType
 from agentflow.model.steps import ENDS
 from agentflow.model.waits import Wait, WaitKind
+from agentflow.payloads.envelopes import Draft
 from agentflow.payloads.failures import describe_failure
+from agentflow.payloads.opening import open_codec
 from agentflow.shells import mark_worker
 from agentflow.views import StepTree, plain, stamp, waiting_view
 
@@ -41,6 +44,8 @@ class Report:
     unclaimed: tuple[str, ...] = ()
     #: Somebody pressed Ctrl-C or sent SIGTERM.
     interrupted: bool = False
+    #: Reads what its row does not hold readably.
+    opened: Callable[[bytes], Draft] | None = None
 
     @property
     def exit_code(self) -> int:
@@ -57,14 +62,14 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """The one object of ``--json``."""
-        failure = None if self.run.error is None else describe_failure(self.run.error)
+        failure = None if self.run.error is None else describe_failure(self.run.error, self.opened)
         waiting = waiting_view(self.waiting_for)
         for entry in waiting:
             entry["url"] = persons.decision_page(entry["id"])
         return {
             "run_id": self.run.id,
             "state": self.run.state.value,
-            "result": plain(self.run.result),
+            "result": plain(self.run.result, self.opened),
             "error": failure and {"type": failure["type"], "text": failure["text"]},
             "steps": self.steps,
             "reused": self.reused,
@@ -126,7 +131,8 @@ def report(
         raise RunNotFoundError(run_id)
     waits = () if run.state.is_final else tuple(journal.list_waits(number=run.number))
     unclaimed = () if outcome is None else outcome.unclaimed
-    return Report(run, count_steps(journal, run), reused, waits, elapsed, unclaimed)
+    opened = open_codec(journal).open
+    return Report(run, count_steps(journal, run), reused, waits, elapsed, unclaimed, opened=opened)
 
 
 def count_steps(journal: Journal, run: Run) -> int:
@@ -154,7 +160,7 @@ def present(report: Report, *, json: bool, stream: TextIO) -> int:
     if json:
         print_line(json_text(report.as_json()), stream)
     elif report.run.state is StateType.COMPLETED:
-        value = plain(report.run.result)
+        value = plain(report.run.result, report.opened)
         if value is not None:
             print_line(value if isinstance(value, str) else json_text(value), stream)
     tell(report)
@@ -172,7 +178,7 @@ def tell(report: Report) -> None:
     style = {StateType.COMPLETED: "green", StateType.PAUSED: "yellow"}.get(run.state, "red")
     people().print(Text.assemble((facts, style), f"  run {run.id}"), soft_wrap=True)
     if run.error is not None:
-        failure = describe_failure(run.error)
+        failure = describe_failure(run.error, report.opened)
         say(f"{failure['type']}: {failure['text']}"[:2_000], style="red")
         say(f"Traceback: agentflow runs show {run.id}")
     for wait in report.waiting_for:

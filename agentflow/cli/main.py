@@ -10,7 +10,19 @@ from types import FrameType
 
 from cyclopts import App, CycloptsError, Parameter
 
-from agentflow.cli import approvals, cache, db, deployments, events, keys, limits, runs, serving, tasks
+from agentflow.cli import (
+    approvals,
+    cache,
+    db,
+    deployments,
+    encryption_keys,
+    events,
+    keys,
+    limits,
+    runs,
+    serving,
+    tasks,
+)
 from agentflow.cli.doctor import doctor
 from agentflow.cli.output import FAILED, INTERRUPTED, WRONG_USE, complain
 from agentflow.cli.run import run
@@ -36,6 +48,7 @@ def build() -> App:
     app.command(limits.app)
     app.command(cache.app)
     app.command(db.app)
+    app.command(encryption_keys.app)
     app.command(keys.app)
     app.command(deployments.deploy)
     app.command(deployments.app)

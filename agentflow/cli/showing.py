@@ -21,7 +21,8 @@ from agentflow.limit_views import Queues
 from agentflow.model.runs import Run
 from agentflow.model.states import StateType
 from agentflow.payloads.failures import describe_failure
-from agentflow.views import in_doubt, steps_of, waiting_view
+from agentflow.payloads.opening import open_codec
+from agentflow.views import in_doubt, plain, steps_of, waiting_view
 
 _CHILDREN = 50
 #: Digits at the end of a step's id that are shown; ``--from`` takes them.
@@ -55,7 +56,7 @@ def show(run: str, /, *, life: int | None = None, json: Flag = False) -> int:
     if view["result"] is not None:
         print_line(f"result      {json_text(view['result'])}")
     if found.error is not None:
-        failure = describe_failure(found.error)
+        failure = view["error"]
         print_line(failure["traceback"].rstrip() or f"{failure['type']}: {failure['text']}")
     tell_doubts(view["in_doubt"])
     tell_what_is_left(journal, found)
@@ -75,6 +76,7 @@ def _view(journal: Journal, found: Run, life: int | None) -> dict[str, Any]:
         raise UsageError(message)
     return (
         Queues(journal).view(found)
+        | _values(journal, found)
         | {
             "owned": journal.is_owned(found),
             "children": [
@@ -86,6 +88,16 @@ def _view(journal: Journal, found: Run, life: int | None) -> dict[str, Any]:
         }
         | history
     )
+
+
+def _values(journal: Journal, found: Run) -> dict[str, Any]:
+    """Arguments, result and error: for somebody at a terminal who has the keys, also those that are encrypted."""
+    opened = open_codec(journal).open
+    return {
+        "parameters": plain(found.parameters, opened),
+        "result": plain(found.result, opened),
+        "error": None if found.error is None else describe_failure(found.error, opened),
+    }
 
 
 def _tell_facts(found: Run, view: dict[str, Any]) -> None:

@@ -31,8 +31,8 @@ from agentflow.model.states import StateType
 from agentflow.model.steps import SEQUENCE_BITS, StepRow, sequence_of
 from agentflow.model.waits import Wait
 from agentflow.payloads.arguments import decode_arguments
-from agentflow.payloads.codec import Codec
 from agentflow.payloads.digests import Hasher
+from agentflow.payloads.opening import open_codec
 from agentflow.settings import Settings
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class ActiveRun:
         self.run = run
         self.number, self.epoch = run.number, run.epoch
         self.options = options
-        self.codec = Codec(journal.key, allow_pickle=options.settings.allow_pickle)
+        self.codec = open_codec(journal, options.settings)
         self.hasher = Hasher(journal.key)
         #: What earlier lives recorded; None where there is nothing.
         self.records: Records | None = Records(rows, self.identify) if rows else None

@@ -33,6 +33,7 @@ from agentflow.errors import (
     Unwinding,
 )
 from agentflow.model.steps import StepKind, StepRow
+from agentflow.payloads.envelopes import TEXT
 from agentflow.payloads.failures import encode_failure
 
 if TYPE_CHECKING:
@@ -225,7 +226,7 @@ async def _next_attempt(
         hand_on_now(run, child, attempt_scope(run.identify, identity, attempt + 1), guilty, first)
     run_log(
         run,
-        f"{policy.name} failed ({error!r}); attempt {attempt + 2} follows in {delay:g} s",
+        f"{policy.name} failed ({run.codec.shown(error)}); attempt {attempt + 2} follows in {delay:g} s",
         step=policy.name,
     )
     await rt.pause(run, delay)
@@ -264,7 +265,7 @@ async def _complete(
             detail |= {} if own else staged_note(entry)
             visible += own
     rows = [*start_rows(call.frame), end_row(call, child, "completed", data, detail, attempt=attempt)]
-    if len(data) > LARGE:
+    if len(data) > LARGE or data[0] < TEXT:
         call.stored = rows[-1].id
     model = policy.kind is StepKind.MODEL
     if model:

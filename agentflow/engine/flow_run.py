@@ -298,7 +298,10 @@ async def _retry(
         hand_on_now(active, frame, attempt_scope(active.identify, ROOT, attempt + 1), guilty, first)
     for future in active.futures:
         future.seen = True  # they belong to the attempt that has failed; the run still ends after them
-    run_log(active, f"{policy.name} failed ({error!r}); attempt {attempt + 2} follows in {delay:g} s")
+    run_log(
+        active,
+        f"{policy.name} failed ({active.codec.shown(error)}); attempt {attempt + 2} follows in {delay:g} s",
+    )
     await rt.pause(active, delay)
 
 
@@ -377,6 +380,8 @@ async def _finished(
     ending.at = active.clock()
     final = ending.of_value(value) if error is None else ending.of_failure(error, state)
     message = final.message[:_MESSAGE_LIMIT]
+    if error is not None and active.codec.encrypts:
+        message = type(error).__name__  # the rest may hold what is encrypted
     if isinstance(error, RunCancelled) and ending.state is None:
         # who asked and why is all there is to say, whoever writes it down
         final = State(state, message=str(error), data=error)

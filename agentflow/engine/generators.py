@@ -23,7 +23,9 @@ from agentflow.engine.runtime import LOOP, Inline, running_loop
 from agentflow.engine.step import Call, count_effect, decoded, detach, find, note_unwinding, recall
 from agentflow.engine.streams import CLOSE, START, AsyncStream, Course, Emit, Push, Stretch, SyncStream
 from agentflow.engine.tags import TAGS
-from agentflow.errors import ColourError, ParameterError, Unwinding
+from agentflow.errors import ColourError, CorruptRecord, ParameterError, Unwinding
+from agentflow.payloads.codec import as_part
+from agentflow.payloads.envelopes import Draft
 
 if TYPE_CHECKING:
     from agentflow.engine.active import ActiveRun
@@ -174,7 +176,7 @@ class Items:
             run_log(child.run, text, step=self.name)
             return cast("Any", item)
         data, item = child.run.codec.round_trip(item)
-        self.kept.append(data)
+        self.kept.append(as_part(data))
         return item
 
     async def _close(self, source: Any) -> None:
@@ -275,7 +277,7 @@ class _Streaming:
         told: dict[str, Any] = {}
         if items.returned is not None:
             data, items.returned = call.run.codec.round_trip(items.returned)
-            told["returned"] = orjson.Fragment(data)
+            told["returned"] = orjson.Fragment(as_part(data))
         if items.closed:
             told["closed"] = len(items.kept)
         call.notes = {**self._notes, **self._effect(), **told}
@@ -286,13 +288,15 @@ class _Streaming:
 
     def _pack(self, value: None) -> tuple[bytes, None]:
         """The recorded form of the body's end."""
-        return self._items.joined(), value
+        joined = self._items.joined()
+        # what the store is kept by must be found in the row itself, and such items are encrypted already
+        return joined if b'"$":"kept"' in joined else self._call.run.codec.keep(Draft(joined)), value
 
     # -- what is recorded
     async def _replay(self, record: Record, place: Place) -> Any:
         call, run, details = self._call, self._call.run, record.details()
         given = record.event == "completed"
-        parts: list[Any] = orjson.loads(record.value or b"[]") if given else details.get("items", [])
+        parts: list[Any] = orjson.loads(self._text(record)) if given else details.get("items", [])
         push = await self._again(parts, record)
         if push is not CLOSE and "closed" in details:
             run_log(run, f"{call.policy.name} was closed after {len(parts)} items; now more are asked for")
@@ -307,6 +311,14 @@ class _Streaming:
         run.tally.reused += 1
         returned = details.get("returned")
         return None if returned is None or push is CLOSE else decoded(run, orjson.dumps(returned))
+
+    def _text(self, record: Record) -> bytes:
+        """The recorded items; what cannot be read stops the run."""
+        try:
+            return self._call.run.codec.text(record.value or b"[]")
+        except CorruptRecord as error:
+            note_unwinding(self._call.run, error)
+            raise
 
     async def _again(self, parts: list[Any], record: Record | None) -> Push:
         """Hand recorded items out; a side effect below counts where it counted before."""

@@ -30,6 +30,7 @@ from agentflow.errors import (
 )
 from agentflow.model.states import is_state
 from agentflow.model.steps import StepKind, StepRow
+from agentflow.payloads.envelopes import TEXT
 from agentflow.payloads.failures import decode_failure
 
 if TYPE_CHECKING:
@@ -291,7 +292,7 @@ async def replay(call: Call, record: Record, rt: Runtime) -> Any:
     await rt.deliver(call.run, record)
     if call.run.guarded:
         call.run.check(call.frame)
-    if record.value is not None and len(record.value) > LARGE:
+    if record.value is not None and (len(record.value) > LARGE or record.value[0] < TEXT):
         call.stored = record.row.id
     if call.ending is not None:
         call.ending.recall(call.run.codec, record)
@@ -335,7 +336,7 @@ async def record_value(call: Call, child: Frame, data: bytes, value: Any, rt: Ru
             detail,
         )
     )
-    if len(data) > LARGE:
+    if len(data) > LARGE or data[0] < TEXT:
         call.stored = row_id
     if model := policy.kind is StepKind.MODEL:
         run.model_spoke = True

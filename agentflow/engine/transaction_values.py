@@ -51,7 +51,7 @@ class Transaction:
 
     def set(self, name: str, value: Any) -> None:
         """Keep a value for hooks and for steps below. Raises `CodecError` for one that cannot be stored."""
-        self._values[name] = self._codec.encode(value)
+        self._values[name] = self._codec.encode_part(value)
 
     def get(self, name: str, default: Any = _MISSING) -> Any:
         """A value of this transaction, or of the nearest one around it that has it, as it was when it was set.

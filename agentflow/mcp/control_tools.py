@@ -54,6 +54,7 @@ from agentflow.mcp.shapes import (
 from agentflow.model.runs import Origin, Run
 from agentflow.model.states import StateType
 from agentflow.model.waits import PERSON_KINDS, Wait
+from agentflow.payloads.opening import open_for_people
 from agentflow.run_context import cancel_run
 from agentflow.views import deployment_view, in_doubt, stamp, steps_of, waiting_view
 
@@ -196,7 +197,7 @@ class ControlTools:
         run = self._run(run_id)
         steps = steps_of(self._journal, run)
         waits = self._journal.list_waits(number=run.number) if not run.state.is_final else []
-        view = results.safe_run_view(run, full=True)
+        view = results.safe_run_view(run, full=True, opened=open_for_people(self._journal))
         if run.state is StateType.COMPLETED:
             view["result"] = results.value_of(self._worker.flows.get(run.flow), self._journal, run)
         shown = [_step_shape(step) for step in steps[-_MOST_STEPS:]]

@@ -7,7 +7,7 @@ the same as text beside it; what failed is an ordinary result with ``isError``.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from fastmcp.tools import ToolResult
@@ -15,14 +15,16 @@ from jsonschema import Draft202012Validator
 from mcp_types import TextContent
 from pydantic_core import to_jsonable_python
 
+from agentflow.errors import CorruptRecord, JournalUnavailable
 from agentflow.flows import Flow
 from agentflow.journal.protocol import Journal
 from agentflow.mcp.fields import Schema, resolve
 from agentflow.model.runs import Run
 from agentflow.model.states import StateType
 from agentflow.model.waits import PERSON_KINDS, Wait, WaitKind
-from agentflow.payloads.codec import Codec
+from agentflow.payloads.envelopes import Draft
 from agentflow.payloads.failures import describe_failure
+from agentflow.payloads.opening import open_codec, open_for_people
 from agentflow.views import plain, run_view, stamp
 
 _TEXT = {"type": "string"}
@@ -104,14 +106,14 @@ def value_of(flow: Flow[..., Any] | None, journal: Journal, run: Run) -> Any:
     if run.result is None:
         return None
     try:
-        value = Codec(journal.key).decode(run.result)
+        value = open_codec(journal).decode(run.result)
         if flow is not None and flow.binder.returns is not None:
             return flow.binder.returns.dump_python(value, mode="json", by_alias=True, warnings=False)
         return to_jsonable_python(value, by_alias=True, inf_nan_mode="strings")
-    except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "CorruptRecord":
-            raise
-        return plain(run.result)  # a class that is not loaded here, or a value that JSON does not know
+    except (Exception, CorruptRecord, JournalUnavailable):  # noqa: BLE001 - the user's own types are at work
+        return plain(
+            run.result, open_for_people(journal)
+        )  # a class that is not loaded here, or a value that JSON does not know
 
 
 def completed(flow: Flow[..., Any], journal: Journal, run: Run) -> ToolResult:
@@ -222,9 +224,9 @@ def error_result(message: str) -> ToolResult:
     return ToolResult(content=as_text(message), is_error=True)
 
 
-def safe_run_view(run: Run, *, full: bool) -> dict[str, Any]:
-    """A run as a model sees it: without paths, owner and tracebacks."""
-    view = run_view(run, full=full)
+def safe_run_view(run: Run, *, full: bool, opened: Callable[[bytes], Draft] | None = None) -> dict[str, Any]:
+    """A run as a model sees it: without paths, owner and tracebacks. `opened`: as in `agentflow.views.plain`."""
+    view = run_view(run, full=full, opened=opened)
     for name in ("entrypoint", "cwd", "owner"):
         view.pop(name, None)
     if view.get("error") is not None:

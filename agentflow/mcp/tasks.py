@@ -41,8 +41,8 @@ from agentflow.mcp.results import error_result, status_result
 from agentflow.mcp.task_shapes import EXTENSION, Acknowledgement, TaskParams, TaskShape, TaskUpdateParams
 from agentflow.model.runs import Run
 from agentflow.model.states import StateType
-from agentflow.payloads.codec import Codec
 from agentflow.payloads.failures import decode_failure
+from agentflow.payloads.opening import open_codec
 from agentflow.run_context import cancel_run
 from agentflow.views import stamp
 
@@ -196,7 +196,7 @@ class DurableTasks(ServerExtension):
         if run.error is None or run.state is not StateType.FAILED:
             return None
         try:
-            error = decode_failure(Codec(self._journal.key), run.error)
+            error = decode_failure(open_codec(self._journal), run.error)
         except (AgentflowError, CorruptRecord):
             return None
         if not isinstance(error, MCPError):

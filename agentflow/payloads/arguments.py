@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from agentflow.errors import CodecError, CorruptRecord
-from agentflow.payloads.codec import Codec, register_codec
+from agentflow.payloads.codec import UNCHANGED, Codec, register_codec
 from agentflow.payloads.digests import canonical
 
 _TAGGED = b'"$"'
@@ -32,11 +32,11 @@ register_codec(Unstored, tag="unstored", encode=lambda value: value.text, decode
 
 
 def encode_arguments(codec: Codec, arguments: Mapping[str, Any]) -> bytes:
-    """The bytes of a run's arguments."""
+    """What a run's row holds of its arguments."""
     try:
-        data = codec.encode(dict(arguments))
-        if _TAGGED not in data:  # what JSON itself knows comes back as it was
-            return data
+        draft = codec.draft(dict(arguments))
+        if _TAGGED not in draft.text:  # what JSON itself knows comes back as it was
+            return codec.keep(draft)
     except CodecError:
         pass
     return codec.encode({name: _storable(codec, value) for name, value in arguments.items()})
@@ -48,9 +48,9 @@ def decode_arguments(codec: Codec, data: bytes) -> dict[str, Any]:
     return found.values if isinstance(found, Given) else found
 
 
-def is_incomplete(parameters: bytes) -> bool:
+def is_incomplete(codec: Codec, parameters: bytes) -> bool:
     """Whether some of a run's encoded arguments could not be stored."""
-    return b'"$":"unstored"' in parameters
+    return b'"$":"unstored"' in codec.text(parameters)
 
 
 def unstored_in(arguments: Mapping[str, Any]) -> list[str]:
@@ -60,9 +60,11 @@ def unstored_in(arguments: Mapping[str, Any]) -> list[str]:
 
 def _storable(codec: Codec, value: Any) -> Any:
     """The value, or what stands for one that cannot be stored, or would come back as another one."""
+    if value.__class__ in UNCHANGED:
+        return value
     name = f"<{type(value).__qualname__}>"
     try:
-        back = codec.decode(codec.encode(value))
+        back = codec.again(codec.draft(value))
     except CodecError as error:
         return Unstored("<Cyclic>" if "contains itself" in str(error) else name)
     except CorruptRecord:

@@ -2,6 +2,8 @@
 
 JSON text in which anything that JSON does not know is ``{"$": tag, ...}``. Decoding looks classes up in modules that
 are loaded already and never imports. What no rule knows falls back to a pickle signed with the installation's key.
+
+What is large, or to be encrypted, goes through a `Vault` on its way to the row.
 """
 
 from __future__ import annotations
@@ -13,14 +15,18 @@ import io
 import math
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import orjson
 
-from agentflow.errors import CodecError, CorruptRecord
+from agentflow.errors import CodecError, CorruptRecord, JournalUnavailable
 from agentflow.payloads import exceptions, shapes
+from agentflow.payloads.encryption import NO_KEYS
+from agentflow.payloads.envelopes import PART_SIZE, TEXT, Draft
 from agentflow.payloads.shapes import Shape
+from agentflow.payloads.vault import Vault
 
 _INT_LIMIT = 1 << 63
 _TAG = "$"
@@ -30,29 +36,125 @@ _HINTS = (
 )
 #: The rules in their order: the first one that accepts a value stores it.
 SHAPES: list[Shape] = [*exceptions.SHAPES, *shapes.SHAPES]
-_ATOMS = frozenset({str, int, float, bool, type(None)})
+#: Types of values that come back as they were, and that nobody can change.
+UNCHANGED = frozenset({str, int, float, bool, type(None), bytes})
+_BUFFERS = frozenset({bytes, bytearray})
 
 
 class Codec:
-    """Encodes and decodes under one key. `allow_pickle` says whether unknown types may be pickled."""
+    """Encodes and decodes under one key. `allow_pickle` says whether unknown types may be pickled, and unpickled.
 
-    __slots__ = ("_key", "allow_pickle", "on_pickle")
+    Without a `vault`, everything stays in its row, readable. `agentflow.payloads.opening` makes codecs from settings.
+    """
 
-    def __init__(self, key: bytes, *, allow_pickle: bool = True) -> None:
+    __slots__ = ("_key", "_limit", "_vault", "allow_pickle", "encrypts", "on_pickle")
+
+    def __init__(self, key: bytes, *, allow_pickle: bool = True, vault: Vault | None = None) -> None:
         self._key = hashlib.sha256(b"agentflow pickle" + key).digest()
+        self._vault = vault or Vault(key, None, NO_KEYS, 0)
+        #: Whether what is stored from now on is encrypted.
+        self.encrypts = self._vault.encrypts
+        #: Bytes of text up to which a value is kept as it is.
+        self._limit = -1 if self._vault.encrypts else self._vault.limit if self._vault.store else sys.maxsize
         self.allow_pickle = allow_pickle
         #: Called with the type's name whenever a value had to be pickled.
         self.on_pickle: Callable[[str], None] | None = None
 
     def encode(self, value: Any) -> bytes:
-        """The bytes of `value`. Raises `CodecError` for what cannot be stored."""
+        """What a row holds of `value`. Raises `CodecError` for what cannot be stored, `JournalUnavailable`."""
+        trail = _Trail()
+        text = self._encoded(value, trail)
+        return (
+            text
+            if len(text) <= self._limit and not trail.parts
+            else self._vault.keep(Draft(text, trail.parts))
+        )
+
+    def keep(self, draft: Draft) -> bytes:
+        """What a row holds of an encoded value. Raises `JournalUnavailable`."""
+        return draft.text if len(draft.text) <= self._limit and not draft.parts else self._vault.keep(draft)
+
+    def keep_part(self, draft: Draft) -> bytes:
+        """The same as JSON text, for what is stored inside of other JSON: decoded together with that."""
+        return as_part(self.keep(draft))
+
+    def encode_part(self, value: Any) -> bytes:
+        """`keep_part` of a value. Raises as `encode` does."""
+        return self.keep_part(self.draft(value))
+
+    def draft(self, value: Any) -> Draft:
+        """The value, encoded, before anything of it is kept. Raises `CodecError`."""
+        trail = _Trail()
+        return Draft(self._encoded(value, trail), trail.parts)
+
+    def decode(self, data: bytes) -> Any:
+        """The value that a row holds. Raises `CorruptRecord` where it cannot be read."""
+        try:
+            if data[0] < TEXT:
+                return self._read(*self._vault.open(data))
+            if b'"$"' not in data:
+                return orjson.loads(data)
+            return self._raise(orjson.loads(data), ())
+        except (CorruptRecord, JournalUnavailable):
+            raise
+        except Exception as error:
+            raise _unreadable(error) from error
+
+    def again(self, draft: Draft) -> Any:
+        """What a later life would read of a draft. Raises `CorruptRecord`."""
+        return self._again(draft.text, draft.parts)
+
+    def _again(self, text: bytes, parts: Sequence[Any]) -> Any:
+        if not parts:
+            return self._read(text, parts)
+        return self._read(text, [part if part.__class__ in UNCHANGED else _copied(part) for part in parts])
+
+    def _read(self, text: bytes, parts: Sequence[Any]) -> Any:
+        try:
+            return self._raise(orjson.loads(text), parts) if b'"$"' in text else orjson.loads(text)
+        except (CorruptRecord, JournalUnavailable):
+            raise
+        except Exception as error:
+            raise _unreadable(error) from error
+
+    def shown(self, error: BaseException) -> str:
+        """An exception as logs may show it: where values are encrypted, by its type alone."""
+        return type(error).__name__ if self.encrypts else repr(error)
+
+    def open(self, data: bytes) -> Draft:
+        """What a row holds, still encoded. Raises `CorruptRecord`, `JournalUnavailable`."""
+        return self._vault.open(data)
+
+    def text(self, data: bytes) -> bytes:
+        """The text of what a row holds; large parts are not in it, and not read. Raises `CorruptRecord`."""
+        return data if data and data[0] >= TEXT else self._vault.open(data, parts=False).text
+
+    def round_trip(self, value: Any) -> tuple[bytes, Any]:
+        """What a row holds of `value`, and what a later life would read: what the caller receives in this one."""
+        kind = value.__class__
+        if kind is int and -_INT_LIMIT <= value < _INT_LIMIT and not self.encrypts:
+            return b"%d" % value, value
+        trail = _Trail()
+        text = self._encoded(value, trail)
+        if kind not in UNCHANGED:
+            try:
+                value = self._again(text, trail.parts)
+            except CorruptRecord as error:
+                message = f"{_name(value)} does not survive being stored and read back ({error}); {_HINTS}"
+                raise CodecError(message) from error
+        if len(text) > self._limit or trail.parts:
+            return self._vault.keep(Draft(text, trail.parts)), value
+        return text, value
+
+    def _encoded(self, value: Any, trail: _Trail) -> bytes:
+        """The text of a value; its large parts are left in `trail`."""
         kind = value.__class__
         if kind is int and -_INT_LIMIT <= value < _INT_LIMIT:
             return b"%d" % value
         if value is None:
             return b"null"
         try:
-            return orjson.dumps(self._lower(value, []))
+            return orjson.dumps(self._lower(value, trail))
         except CodecError:
             raise
         except RecursionError:
@@ -62,73 +164,57 @@ class Codec:
             message = f"{_name(value)} cannot be stored ({error}); {_HINTS}"
             raise CodecError(message) from error
 
-    def decode(self, data: bytes) -> Any:
-        """The value of `data`. Raises `CorruptRecord` where it cannot be read."""
-        try:
-            if b'"$"' not in data:
-                return orjson.loads(data)
-            return self._raise(orjson.loads(data))
-        except CorruptRecord:
-            raise
-        except Exception as error:
-            message = f"a recorded value cannot be read back ({type(error).__name__}: {error})"
-            raise CorruptRecord(message) from error
-
-    def round_trip(self, value: Any) -> tuple[bytes, Any]:
-        """The bytes of `value`, and the value that a later life would read: what the caller receives in this one."""
-        data = self.encode(value)
-        if value.__class__ in _ATOMS:
-            return data, value
-        try:
-            return data, self.decode(data)
-        except CorruptRecord as error:
-            message = f"{_name(value)} does not survive being stored and read back ({error}); {_HINTS}"
-            raise CodecError(message) from error
-
-    def _lower(self, value: Any, stack: list[int]) -> Any:
-        atom = _ATOM_RULES.get(value.__class__)
+    def _lower(self, value: Any, trail: _Trail) -> Any:
+        kind = value.__class__
+        atom = _ATOM_RULES.get(kind)
         if atom is not None:
-            return atom(value)
+            return trail.put(value) if kind is str and len(value) >= PART_SIZE else atom(value)
+        if kind in _BUFFERS and len(value) >= PART_SIZE:
+            return trail.put(value)
         marker = id(value)
-        if marker in stack:
+        if marker in trail:
             message = f"{_name(value)} contains itself, so it cannot be stored; {_HINTS}"
             raise CodecError(message)
-        stack.append(marker)
+        trail.append(marker)
         try:
-            if value.__class__ is list:
-                return [self._lower(item, stack) for item in value]
-            if value.__class__ is dict:
-                return self._lower_dict(value, stack)
+            if kind is list:
+                return [self._lower(item, trail) for item in value]
+            if kind is dict:
+                return self._lower_dict(value, trail)
             shape = find_shape(value)
             if shape is None:
-                return self._pickle(value)
-            return shape.lower(value, lambda part: self._lower(part, stack))
+                return self._pickle(value, trail)
+            return shape.lower(value, lambda part: self._lower(part, trail))
         finally:
-            stack.pop()
+            trail.pop()
 
-    def _lower_dict(self, value: dict[Any, Any], stack: list[int]) -> Any:
+    def _lower_dict(self, value: dict[Any, Any], trail: _Trail) -> Any:
         if _TAG not in value and all(key.__class__ is str and _is_utf8(key) for key in value):
-            return {key: self._lower(item, stack) for key, item in value.items()}
+            return {key: self._lower(item, trail) for key, item in value.items()}
         return _tagged(
-            "dict", v=[[self._lower(key, stack), self._lower(item, stack)] for key, item in value.items()]
+            "dict", v=[[self._lower(key, trail), self._lower(item, trail)] for key, item in value.items()]
         )
 
-    def _raise(self, value: Any) -> Any:
+    def _raise(self, value: Any, parts: Sequence[Any]) -> Any:
         if isinstance(value, list):
-            return [self._raise(item) for item in cast("list[Any]", value)]
+            return [self._raise(item, parts) for item in cast("list[Any]", value)]
         if not isinstance(value, dict):
             return value
         fields = cast("dict[str, Any]", value)
         tag = fields.get(_TAG)
         if tag is None:
-            return {key: self._raise(item) for key, item in fields.items()}
-        return self._raise_tagged(tag, fields)
+            return {key: self._raise(item, parts) for key, item in fields.items()}
+        return self._raise_tagged(tag, fields, parts)
 
-    def _raise_tagged(self, tag: str, fields: dict[str, Any]) -> Any:
+    def _raise_tagged(self, tag: str, fields: dict[str, Any], parts: Sequence[Any]) -> Any:
+        if tag == "part":
+            return parts[fields["i"]]
         if tag == "pickle":
-            return self._unpickle(fields)
+            return self._unpickle(fields, parts)
         if tag == "dict":
-            return {self._raise(key): self._raise(item) for key, item in fields["v"]}
+            return {self._raise(key, parts): self._raise(item, parts) for key, item in fields["v"]}
+        if tag == "kept":
+            return self.decode(base64.b64decode(fields["v"]))
         basic = _BASIC.get(tag)
         if basic is not None:
             return basic(fields["v"])
@@ -136,31 +222,84 @@ class Codec:
         if shape is None:
             message = f"unknown type tag {tag!r}; was it written with a codec that is not registered here?"
             raise CorruptRecord(message)
-        return shape.raise_(fields, self._raise)
+        return shape.raise_(fields, lambda part: self._raise(part, parts))
 
-    def _pickle(self, value: Any) -> dict[str, Any]:
+    def _pickle(self, value: Any, trail: _Trail) -> dict[str, Any]:
         if not self.allow_pickle:
             message = (
                 f"{_name(value)} could only be pickled, which AGENTFLOW_ALLOW_PICKLE=false forbids; {_HINTS}"
             )
             raise CodecError(message)
+        beside: list[memoryview] = []
         try:
-            data = pickle.dumps(value, protocol=5)
+            data = pickle.dumps(value, protocol=5, buffer_callback=partial(_keep_inside, beside))
         except Exception as error:
             message = f"{_name(value)} cannot be pickled ({error}); {_HINTS}"
             raise CodecError(message) from error
         if self.on_pickle is not None:
             self.on_pickle(_name(value))
-        seal = hmac.new(self._key, data, hashlib.sha256).hexdigest()
-        return _tagged("pickle", v=base64.b64encode(data).decode(), seal=seal)
+        found = _tagged("pickle", v=None, seal=self._seal(data, beside))
+        found["v"] = trail.put(data) if len(data) >= PART_SIZE else base64.b64encode(data).decode()
+        if beside:
+            found["b"] = [trail.put(buffer) for buffer in beside]
+        return found
 
-    def _unpickle(self, value: dict[str, Any]) -> Any:
-        data = base64.b64decode(value["v"])
-        seal = hmac.new(self._key, data, hashlib.sha256).hexdigest()
-        if not hmac.compare_digest(seal, str(value.get("seal", ""))):
+    def _unpickle(self, value: dict[str, Any], parts: Sequence[Any]) -> Any:
+        if not self.allow_pickle:
+            message = (
+                "a recorded value is a pickle, which AGENTFLOW_ALLOW_PICKLE=false forbids; it is not read"
+            )
+            raise CorruptRecord(message)
+        data = base64.b64decode(value["v"]) if isinstance(value["v"], str) else self._raise(value["v"], parts)
+        beside = [self._raise(item, parts) for item in value.get("b", ())]
+        if not hmac.compare_digest(self._seal(data, beside), str(value.get("seal", ""))):
             message = "a recorded pickle is not signed by this installation's key; it is not read"
             raise CorruptRecord(message)
-        return _LoadedOnly(io.BytesIO(data)).load()
+        return _LoadedOnly(io.BytesIO(data), buffers=beside).load()
+
+    def _seal(self, data: bytes, beside: Sequence[Any]) -> str:
+        """The signature of a pickle, and of the buffers that belong to it."""
+        state = hmac.new(self._key, data, hashlib.sha256)
+        for buffer in beside:
+            state.update(b"|%d|" % memoryview(buffer).nbytes)
+            state.update(buffer)
+        return state.hexdigest()
+
+
+def as_part(data: bytes) -> bytes:
+    """What a row could hold of a value as JSON text, for what is stored inside of other JSON."""
+    return data if data[0] >= TEXT else b'{"$":"kept","v":"%b"}' % base64.b64encode(data)
+
+
+class _Trail(list[int]):
+    """The containers that are being encoded, outermost first; and the large parts found so far."""
+
+    parts: Sequence[Any] = ()
+
+    def put(self, part: Any) -> dict[str, Any]:
+        """Keep a part beside the text; returns what stands for it there."""
+        self.parts = [*self.parts, part]
+        return _tagged("part", i=len(self.parts) - 1)
+
+
+def _copied(part: Any) -> Any:
+    return bytes(part) if memoryview(part).readonly else bytearray(part)
+
+
+def _keep_inside(beside: list[memoryview], buffer: pickle.PickleBuffer) -> bool:
+    """Whether a buffer stays in its pickle; a large one is put `beside` it."""
+    try:
+        view = buffer.raw()
+    except BufferError:  # not in one piece
+        return True
+    if view.nbytes < PART_SIZE:
+        return True
+    beside.append(view)
+    return False
+
+
+def _unreadable(error: Exception) -> CorruptRecord:
+    return CorruptRecord(f"a recorded value cannot be read back ({type(error).__name__}: {error})")
 
 
 class _LoadedOnly(pickle.Unpickler):

@@ -26,9 +26,12 @@ from typing import Any, cast
 from pydantic import BaseModel, SecretBytes, SecretStr
 
 from agentflow.model.states import State
+from agentflow.payloads.envelopes import pieces
 from agentflow.payloads.shapes import exception_parts
 
 _DEPTH_LIMIT = 200
+#: Characters or bytes beyond which a digest of a text or of bytes stands for it.
+_LARGE = 1 << 20
 _pack_float = struct.Struct(">d").pack
 _NAN = b"fnan;"
 
@@ -165,8 +168,18 @@ def is_dataclass_value(value: object) -> bool:
 
 
 def _text(text: str) -> bytes:
+    if len(text) > _LARGE:
+        return _condensed(b"S", text)
     data = text.encode("utf-8", "surrogatepass")
     return b"s%d:%s" % (len(data), data)
+
+
+def _condensed(tag: bytes, value: str | bytes | bytearray) -> bytes:
+    """What stands for a value that is too large to be copied."""
+    state = hashlib.blake2b(digest_size=32)
+    for piece in pieces(value):
+        state.update(piece)
+    return b"%b%d:%b" % (tag, len(value), state.digest())
 
 
 def _float(value: float) -> bytes:
@@ -184,8 +197,10 @@ _WRITERS: dict[type[Any], Callable[[Any], bytes]] = {
     int: b"i%d;".__mod__,
     float: _float,
     str: _text,
-    bytes: lambda value: b"b%d:%s" % (len(value), value),
-    bytearray: lambda value: b"B%d:%s" % (len(value), bytes(value)),
+    bytes: lambda value: _condensed(b"O", value) if len(value) > _LARGE else b"b%d:%s" % (len(value), value),
+    bytearray: lambda value: (
+        _condensed(b"A", value) if len(value) > _LARGE else b"B%d:%s" % (len(value), bytes(value))
+    ),
     complex: lambda value: b"z" + _float(value.real) + _float(value.imag),
     Decimal: lambda value: b"n" + _text(str(value)),
     Fraction: lambda value: b"q" + _text(str(value)),

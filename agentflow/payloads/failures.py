@@ -6,14 +6,16 @@ what it would see on replay.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import orjson
 
-from agentflow.errors import CorruptRecord
+from agentflow.errors import CorruptRecord, JournalUnavailable
 from agentflow.model.states import State
 from agentflow.payloads.codec import Codec
+from agentflow.payloads.envelopes import Draft, readable, shown_instead
 from agentflow.payloads.exceptions import description, is_same, made_of, rebuilt, shown_traceback
 from agentflow.payloads.shapes import exception_parts
 
@@ -29,23 +31,23 @@ def encode_failure(
     record = {**description(error), "traceback": shown_traceback(error)}
     if state is not None:
         record["state"] = replace(state, data=None) if state.data is error else state
-        codec.encode(record["state"])
+        codec.draft(record["state"])
     try:
         record["args"] = made_of(error)
         record["parts"] = dict(exception_parts(error))
-        data = codec.encode(record)
-        if is_same(error, decode_failure(codec, data)):
-            return data, error
+        draft = codec.draft(record)
+        if is_same(error, rebuilt(codec.again(draft))):
+            return codec.keep(draft), error
     except Exception:  # noqa: BLE001, S110 - the exception's own code runs here, and may raise anything
         pass
-    except CorruptRecord:
+    except CorruptRecord:  # not of a kept value: nothing was read
         pass
     for name in ("args", "parts"):
         record.pop(name, None)
-    data = codec.encode(record)
-    stand_in = decode_failure(codec, data)
+    draft = codec.draft(record)
+    stand_in = rebuilt(codec.again(draft))
     stand_in.__cause__ = error
-    return data, stand_in
+    return codec.keep(draft), stand_in
 
 
 def decode_failure(codec: Codec, data: bytes) -> BaseException:
@@ -55,13 +57,19 @@ def decode_failure(codec: Codec, data: bytes) -> BaseException:
 
 def state_of_failure(codec: Codec, data: bytes) -> State[Any] | None:
     """The state that was recorded with a failure; its data is None where that is the exception itself."""
-    return codec.decode(data).get("state") if b'"state"' in data else None
+    return codec.decode(data).get("state") if b'"state"' in codec.text(data) else None
 
 
-def describe_failure(data: bytes) -> dict[str, str]:
-    """What people are shown of a recorded failure, without building it: type, text, traceback."""
+def describe_failure(data: bytes, opened: Callable[[bytes], Draft] | None = None) -> dict[str, str]:
+    """What people are shown of a recorded failure, without building it: type, text, traceback.
+
+    `opened` opens what is not readable in the row itself; without it, that is only named.
+    """
     try:
-        record = orjson.loads(data)
-        return {name: str(record.get(name, "")) for name in ("type", "text", "traceback")}
+        draft = opened(data) if opened is not None else readable(data)
+        record = orjson.loads(draft.text)
+        return {name: str(draft.part(record.get(name, ""))) for name in ("type", "text", "traceback")}
     except orjson.JSONDecodeError:
-        return {"type": "unreadable", "text": "", "traceback": ""}
+        return {"type": shown_instead(data) or "unreadable", "text": "", "traceback": ""}
+    except (CorruptRecord, JournalUnavailable):
+        return {"type": shown_instead(data) or "unreadable", "text": "", "traceback": ""}

@@ -16,7 +16,7 @@ from starlette.requests import Request, cookie_parser
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from agentflow.errors import Unwinding
+from agentflow.errors import CorruptRecord, Unwinding
 from agentflow.server.access import SESSION_SECONDS, Access, Caller, CallerKind, Session
 from agentflow.server.answers import crash_response, error_response, wants_page
 from agentflow.server.bodies import FORM_TYPE, content_type, parse_form, read_body
@@ -70,6 +70,10 @@ class Guard:
             await self._app(scope, receive, outgoing)
         except HTTPException as refusal:
             await self._refuse(scope, refusal, mounted=mounted)(scope, receive, outgoing)
+        except CorruptRecord as error:  # it was not for the server to read
+            await error_response(Request(scope), 409, type(error).__name__, str(error))(
+                scope, receive, outgoing
+            )
         except Unwinding as error:  # the journal is out of reach
             await error_response(Request(scope), 503, "JournalUnavailable", str(error))(
                 scope, receive, outgoing

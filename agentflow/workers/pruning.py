@@ -1,10 +1,12 @@
-"""What a worker does beside its runs: payloads of runs that ended long ago are removed, a few at a time."""
+"""What a worker does beside its runs: payloads of runs that ended long ago are removed, stored values with them."""
 
 from __future__ import annotations
 
 from agentflow.engine.active import Options
 from agentflow.journal.protocol import Journal
+from agentflow.journal.protocol.admin import AdminVerbs
 from agentflow.settings import DAY
+from agentflow.stored_values import sweep
 
 #: How many runs are looked at in one go.
 _PAGE = 100
@@ -25,3 +27,5 @@ class Pruning:
             return
         self._after = self._journal.prune_runs(now - days * DAY, after=self._after, limit=_PAGE).last
         self._next = now if self._after else now + _HOUR
+        if not self._after and isinstance(self._journal, AdminVerbs):
+            sweep(self._journal, self._options.settings)

@@ -178,3 +178,9 @@ def errand(amount: int = 1) -> str:
     amount += double(1) + hold(2)
     address = request_input("Where to?", Address).result()
     return pay(address.town, amount)
+
+
+@flow
+def echoed(text: str) -> str:
+    """What it was given."""
+    return text

@@ -112,3 +112,52 @@ def test_wrong_use_is_explained(shell: Shell) -> None:
     assert shell("db", "prune", AGENTFLOW_RETENTION_DAYS="0").code == 2
     nowhere = shell("db", "check", AGENTFLOW_DATABASE_URL="memory:")
     assert (nowhere.code, "in memory" in nowhere.err) == (2, True)
+
+
+def test_large_values_are_checked_and_carried_along(shell: Shell, tmp_path: Path) -> None:
+    """The file holds them; the check names one that is missing; a run shows its large result wherever it is."""
+    limited = {"AGENTFLOW_PAYLOAD_INLINE_LIMIT": "100"}
+    text = "a long line " * 20
+    done = shell("run", f"{FLOWS}:echoed", "-p", f"text={text}", "--json", **limited)
+    assert (done.code, done.json()["result"]) == (0, text), done.err
+    assert shell("db", "check").code == 0
+    assert shell("db", "export", "all.jsonl").code == 0
+    other = elsewhere(shell, tmp_path)
+    assert other("db", "import", "all.jsonl").code == 0
+    run_id = str(done.json()["run_id"])
+    assert other("runs", "show", run_id, "--json").json()["result"] == text
+    (stored, *_) = (Path(other.environment["AGENTFLOW_HOME"]) / "agentflow.db-payloads" / "plain").iterdir()
+    stored.unlink()
+    checked = other("db", "check", "--json")
+    assert (checked.code, stored.name in checked.json()["faults"][0]) == (1, True)
+    failed = other("db", "export", "again.jsonl")
+    assert (failed.code, "is missing" in failed.err, "Traceback" in failed.err) == (2, True, False)
+
+
+def test_stored_values_that_nothing_needs_are_removed(shell: Shell) -> None:
+    """Marked by one prune, removed by one after the grace, and counted."""
+    limited = {"AGENTFLOW_PAYLOAD_INLINE_LIMIT": "100", "AGENTFLOW_PAYLOAD_GRACE": "0"}
+    assert shell("run", f"{FLOWS}:echoed", "-p", f"text={'x' * 200}", **limited).code == 0
+    first = shell("db", "prune", "--older-than", "0", **limited)
+    assert (first.code, "2 stored values" in first.err) == (0, True), first.err
+    second = shell("db", "prune", "--json", **limited).json()["stored_values"]
+    assert (second["removed"], second["marked"]) == (2, 0)
+
+
+def test_keys_are_made_listed_and_changed(shell: Shell) -> None:
+    """Values under the old key are encrypted anew; without their key they are shown as encrypted."""
+    old, new = (shell("encryption-keys", "generate", name).out.strip() for name in ("old", "new"))
+    done = shell("run", f"{FLOWS}:echoed", "-p", "text=canary", "--json", AGENTFLOW_ENCRYPTION_KEYS=old)
+    assert (done.code, done.json()["result"]) == (0, "canary"), done.err
+    run_id = str(done.json()["run_id"])
+    shown = shell("runs", "show", run_id, "--json")
+    assert (shown.code, shown.json()["result"]) == (0, "<encrypted (key ID old)>"), shown.err
+    assert "encrypted (key ID old)" in shell("runs", "show", run_id).out
+    turned = shell("encryption-keys", "rotate", "--json", AGENTFLOW_ENCRYPTION_KEYS=f"{new},{old}")
+    assert (turned.code, turned.json()["renewed"]) == (0, 2), turned.err
+    listed = shell("encryption-keys", "ls", "--json", AGENTFLOW_ENCRYPTION_KEYS=new).json()
+    assert listed == [{"id": "new", "here": True, "encrypts": True, "values": 2}]
+    shown = shell("runs", "show", run_id, "--json", AGENTFLOW_ENCRYPTION_KEYS=new).json()
+    assert (shown["result"], shown["parameters"]) == ("canary", {"text": "canary"})
+    refused = shell("encryption-keys", "rotate")
+    assert (refused.code, "no key is set" in refused.err) == (2, True)

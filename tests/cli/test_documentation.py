@@ -31,6 +31,7 @@ PAGES = [
             "limits",
             "postgresql",
             "remote-workers",
+            "payloads",
         )
     ),
 ]
@@ -119,6 +120,7 @@ def test_every_program_has_a_name() -> None:
         ("coming-from-prefect.md", "file=report.py"),
         ("deployments.md", "file=reports.py"),
         ("limits.md", "file=imports.py"),
+        ("payloads.md", "file=pages.py"),
     }
 
 
@@ -256,6 +258,14 @@ def test_states(shell: Shell) -> None:
         env={**os.environ, "AGENTFLOW_HOME": str(shell.folder)},
     )
     assert ran.stdout == printed[1]
+
+
+def test_large_values(shell: Shell) -> None:
+    """The program's value is stored beside the journal, and its result is what the page shows."""
+    path = program(shell, ROOT / "docs" / "payloads.md", "pages.py")
+    assert shell("run", f"{path}:count_pages", "-p", "number=3").out == "200000\n"
+    home = Path(shell.environment["AGENTFLOW_HOME"])
+    assert len(list((home / "agentflow.db-payloads" / "plain").iterdir())) == 1
 
 
 def test_deployments(shell: Shell) -> None:

@@ -13,7 +13,7 @@ from agentflow.journal.protocol import Journal
 from agentflow.model.limits import Claim, Grant, Limit, Slot
 from tests.fundamentals.lives import KEY, Clock, memory, start
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 def with_limit(limit: int, *names: str, clock: Clock | None = None, **more: Any) -> MemoryJournal:

@@ -266,7 +266,6 @@ def test_a_run_with_such_an_argument_never_leaves_memory() -> None:
     journal = memory()
     outcomes: list[Any] = []
     thread = threading.Thread(target=lambda: outcomes.append(start(use, threading.Lock(), journal=journal)))
-    thread.start()
     paused = threading.Event()
     undo = journal.subscribe(
         lambda: (
@@ -275,6 +274,7 @@ def test_a_run_with_such_an_argument_never_leaves_memory() -> None:
             else None
         )
     )
+    thread.start()
     assert paused.wait(10)
     undo()
     assert thread.is_alive()

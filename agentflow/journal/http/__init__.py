@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, cast
 from weakref import WeakSet
 
@@ -71,6 +72,8 @@ class HttpJournal:
     ) -> None:
         self.line = Line(url, api_key, patience=patience, reply=reply)
         self.key, self.url, self.address = key, self.line.url, url
+        #: None: this machine and the server share no folder.
+        self.beside: Path | None = None
         try:
             self._check_server()
         except BaseException:
@@ -95,7 +98,8 @@ class HttpJournal:
         if answer.status != _OK:
             raise JournalOpenError(f"{self.url}: {answer.message}")
         try:
-            theirs = orjson.loads(answer.body)["protocol"]
+            told = orjson.loads(answer.body)
+            theirs, self.identity = told["protocol"], str(told["identity"])
         except (ValueError, KeyError, TypeError):
             raise JournalOpenError(
                 f"{self.url} is no agentflow server; use the address that it prints"

@@ -29,6 +29,7 @@ class MemoryBase:
         self.key = key or os.urandom(32)
         self._clock = clock
         self.url = self.address = "memory:"
+        self.identity, self.beside = "", None
         self._owner = f"memory:{os.getpid()}"
         self._lock = threading.RLock()
         self._runs: dict[int, Run] = {}

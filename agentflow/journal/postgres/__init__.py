@@ -9,6 +9,7 @@ from agentflow.journal.postgres.cache import PostgresCache
 from agentflow.journal.postgres.deployments import PostgresDeployments
 from agentflow.journal.postgres.history import PostgresHistory
 from agentflow.journal.postgres.limits import PostgresLimits
+from agentflow.journal.postgres.payloads import PostgresPayloads
 from agentflow.journal.postgres.retention import PostgresRetention
 from agentflow.journal.postgres.runs import PostgresRuns
 from agentflow.journal.postgres.serving import PostgresServing
@@ -25,6 +26,7 @@ class PostgresJournal(
     PostgresDeployments,
     PostgresCache,
     PostgresRetention,
+    PostgresPayloads,
     PostgresAdmin,
     PostgresServing,
 ):

@@ -10,6 +10,7 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from enum import IntEnum
+from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakSet
 
@@ -91,6 +92,14 @@ class PostgresBase:
         self._listeners: list[Callable[[], None]] = []
         self._closed = False
         _journals.add(self)
+
+    @property
+    def identity(self) -> str:
+        return str(self._all(SQL["identity"])[0][0])
+
+    @property
+    def beside(self) -> Path | None:
+        return None  # the machines of its processes share no folder
 
     def version(self) -> int:
         return self._reader.read(lambda db: int(db.value(SQL["version"])))

@@ -7,6 +7,7 @@ level it asks for, when the verb returns. `JournalUnavailable` means that it may
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 from agentflow.journal.protocol.cache import CacheEntry, CacheFilter, CacheLock, CacheRow, CacheVerbs
@@ -38,6 +39,16 @@ class Journal(
     url: str
     #: The same for other processes that are to open it (``AGENTFLOW_DATABASE_URL``); may hold a password.
     address: str
+
+    @property
+    def identity(self) -> str:
+        """Tells it from every other journal, also where they share a store of large values; empty for one in memory."""
+        ...
+
+    @property
+    def beside(self) -> Path | None:
+        """The folder for its large values unless the settings name another place; None = they stay in their rows."""
+        ...
 
     def version(self) -> int:
         """A number that differs after any process has committed something: a cheap hint to look again."""

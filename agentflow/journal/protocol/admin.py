@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
+
+from agentflow.journal.protocol.payloads import PayloadVerbs
 
 TABLES = (
     "run",
@@ -25,12 +28,22 @@ TableRow = tuple[str, dict[str, Any]]
 
 
 @runtime_checkable
-class AdminVerbs(Protocol):
+class AdminVerbs(PayloadVerbs, Protocol):
     """Verbs of the stores that outlive their process."""
 
     #: Where it is, for people.
     url: str
     key: bytes
+
+    @property
+    def identity(self) -> str:
+        """See `agentflow.journal.protocol.Journal.identity`."""
+        ...
+
+    @property
+    def beside(self) -> Path | None:
+        """See `agentflow.journal.protocol.Journal.beside`."""
+        ...
 
     def facts(self) -> dict[str, Any]:
         """Its schema's number, its size in bytes, and how many rows of each kind it has.

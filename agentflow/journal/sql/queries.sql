@@ -1,3 +1,6 @@
+-- name: identity
+SELECT id FROM identity
+
 -- name: create_run
 INSERT INTO run (id, flow, name, entrypoint, parameters, fingerprint, origins, state, message, created, started,
                  ended, result, error, epoch, owner, cwd, interpreter, tags, crashes, parent, on_cancellation,

@@ -8,6 +8,7 @@ from agentflow.journal.sqlite.cache import SqliteCache
 from agentflow.journal.sqlite.deployments import SqliteDeployments
 from agentflow.journal.sqlite.history import SqliteHistory
 from agentflow.journal.sqlite.limits import SqliteLimits
+from agentflow.journal.sqlite.payloads import SqlitePayloads
 from agentflow.journal.sqlite.retention import SqliteRetention
 from agentflow.journal.sqlite.runs import SqliteRuns
 from agentflow.journal.sqlite.serving import SqliteServing
@@ -24,6 +25,7 @@ class SqliteJournal(
     SqliteDeployments,
     SqliteCache,
     SqliteRetention,
+    SqlitePayloads,
     SqliteAdmin,
     SqliteServing,
 ):

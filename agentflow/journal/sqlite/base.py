@@ -73,6 +73,14 @@ class SqliteBase:
             undo.pop_all()
         self._committer = Committer(writer, turnstile)
 
+    @property
+    def identity(self) -> str:
+        return str(self._one(SQL["identity"])[0])
+
+    @property
+    def beside(self) -> Path:
+        return self.path.with_name(self.path.name + "-payloads")
+
     def _connect(self) -> apsw.Connection:
         return connect(self.path, self._vfs)
 

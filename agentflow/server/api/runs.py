@@ -12,7 +12,7 @@ from agentflow.journal.protocol import Journal, RunFilter
 from agentflow.limit_views import Queues
 from agentflow.model.runs import Origin, Run
 from agentflow.model.states import StateType
-from agentflow.payloads.codec import Codec
+from agentflow.payloads.opening import open_codec
 from agentflow.run_context import cancel_run as cancel_run_of
 from agentflow.server.access import Caller
 from agentflow.server.answers import JSON
@@ -125,7 +125,7 @@ def send_event(request: Request) -> JSON:
         raise HTTPException(400, f"'name' must be 1 to {_NAME_LIMIT} characters")
     site = site_of(request)
     run = find_run(site.journal, path_id(request))
-    payload = Codec(site.journal.key, allow_pickle=False).encode(body.get("payload"))
+    payload = open_codec(site.journal, allow_pickle=False).encode_part(body.get("payload"))
     if not caller_of(request).is_person and not run.state.is_final:
         site.journal.add_origin(
             run.id, Origin.UNKNOWN

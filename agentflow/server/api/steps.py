@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -10,7 +11,9 @@ from starlette.requests import Request
 
 from agentflow.journal.protocol import Journal
 from agentflow.model.steps import FAILURES, StepEvent
+from agentflow.payloads.envelopes import TEXT, Draft, referred
 from agentflow.payloads.failures import describe_failure
+from agentflow.payloads.opening import open_for_people
 from agentflow.server.answers import JSON
 from agentflow.server.feeds import RunFeed
 from agentflow.server.site import path_id, query_int, site_of
@@ -77,6 +80,7 @@ def step_view(timeline: Timeline, step: Step) -> dict[str, Any]:
 def _recorded(journal: Journal, step: Step) -> dict[str, Any]:
     """What the step's rows hold: its value or failure, its earlier failures, an effect's arguments."""
     found: dict[str, Any] = {"value": None, "error": None, "failures": [], "detail": {}}
+    opened = open_for_people(journal, most=_SHOWN_BYTES)
     for row_id in step["rows"]:
         rows = journal.steps(row_id >> 32, row_id - 1, 1)
         if not rows or rows[0].id != row_id:
@@ -85,18 +89,20 @@ def _recorded(journal: Journal, step: Step) -> dict[str, Any]:
         if row.detail:
             found["detail"] = orjson.loads(row.detail)
         if row.event in FAILURES and row.value is not None:
-            failure = describe_failure(row.value)
+            failure = describe_failure(row.value, opened)
             if row.event == StepEvent.ATTEMPT:
                 found["failures"].append(failure | {"at": stamp(row.ended)})
             else:
                 found["error"] = failure
         elif row.value is not None:
-            found["value"], found["size"] = _shown(row.value), len(row.value)
+            stored = referred(row.value)
+            found["size"] = len(row.value) if stored is None else stored[1]
+            found["value"] = _shown(row.value, opened)
     return found
 
 
-def _shown(value: bytes) -> Any:
+def _shown(value: bytes, opened: Callable[[bytes], Draft]) -> Any:
     """A recorded value; of a huge one the beginning of its text."""
-    if len(value) <= _SHOWN_BYTES:
-        return plain(value)
+    if len(value) <= _SHOWN_BYTES or value[0] < TEXT:
+        return plain(value, opened)
     return value[:_SHOWN_BYTES].decode("utf-8", "replace") + " ..."

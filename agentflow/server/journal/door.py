@@ -160,7 +160,8 @@ class Door:
         return self._sessions
 
     async def _hello(self, _: Request, key: ApiKey) -> Response:
-        return JSON({"protocol": protocol(), "journal": self._url, "key": key.name})
+        identity = await self._in_thread(lambda: self._journal.identity)
+        return JSON({"protocol": protocol(), "journal": self._url, "key": key.name, "identity": identity})
 
     async def _version(self, _request: Request, _key: ApiKey) -> Response:
         version = await self._in_thread(self._journal.version)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from agentflow.engine.forks import Cut, cut_at, in_words
 from agentflow.errors import CodecError, ParameterError, RunOwnedError, RunStateError
 from agentflow.model.runs import Run
+from agentflow.payloads.opening import open_for_people
 from agentflow.server import forms
 from agentflow.server.api.runs import find_run, origin_of
 from agentflow.server.bodies import form_of
@@ -61,7 +64,10 @@ def _cut(request: Request, step: str) -> tuple[Run, Cut]:
 
 def _fields(request: Request, run: Run) -> list[forms.Field]:
     flow = site_of(request).worker.flow_of(run)
-    return forms.fields_of(flow.parameters_schema, plain(run.parameters))
+    values = plain(run.parameters, open_for_people(site_of(request).journal))
+    return forms.fields_of(
+        flow.parameters_schema, cast("dict[str, Any]", values) if isinstance(values, dict) else {}
+    )
 
 
 def _page(
