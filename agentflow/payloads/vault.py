@@ -19,7 +19,7 @@ from agentflow.payloads.blobs import BlobStore
 from agentflow.payloads.encryption import NO_KEYS, Keyring
 from agentflow.payloads.envelopes import Chunks, Draft, read_draft
 
-_NAME = re.compile(r"(?:(?P<key>[A-Za-z0-9._-]+)/)?(?P<digest>[0-9a-f]{64})(?:\.\d+)?")
+_NAME = re.compile(r"(?:(?P<key>[A-Za-z0-9][A-Za-z0-9._-]*)/)?(?P<digest>[0-9a-f]{64})(?:\.\d+)?")
 #: Folder of the marks on blobs that are about to be removed.
 CONDEMNED = "condemned/"
 

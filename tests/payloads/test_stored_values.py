@@ -16,6 +16,8 @@ from agentflow import flow, task
 from agentflow.errors import CorruptRecord
 from agentflow.journal.sqlite import SqliteJournal
 from agentflow.model.states import StateType
+from agentflow.payloads.envelopes import reference
+from agentflow.payloads.opening import open_codec
 from agentflow.stored_values import Swept, missing_values, references, sweep
 from agentflow.views import plain
 from tests.fundamentals.lives import die, last_run, resume, rows, start
@@ -272,3 +274,12 @@ def test_a_full_disk_stops_the_run_which_can_be_resumed(journal: SqliteJournal) 
     assert "resume the run" in full.stdout
     assert [path for path in journal.beside.rglob("*") if path.is_file()] == []
     assert resume(pipeline, last_run(journal), journal, USING).value == LARGE["text"]
+
+
+@pytest.mark.parametrize(
+    "name", ["../" + 64 * "0", "a/../" + 64 * "0", "/" + 64 * "0", "", "plain/0", 64 * "0"]
+)
+def test_a_reference_leads_nowhere_else(journal: SqliteJournal, name: str) -> None:
+    """Whatever somebody has written into a row, nothing but a value of the store is read for it."""
+    with pytest.raises(CorruptRecord, match="names no value"):
+        open_codec(journal, USING.settings).decode(reference(name, 5))
