@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentflow.engine.active import Options
 from agentflow.engine.poison import fruitless_lives
@@ -22,13 +22,21 @@ from agentflow.model.states import StateType
 _SUSPECT = 2
 
 
+class _Deaths(NamedTuple):
+    #: Of the run, when it was looked at, and the time of that.
+    epoch: int
+    #: How many lives in a row got nowhere.
+    lives: int
+    seen: float
+
+
 class Suspects:
     """What a worker knows of the deaths of runs that it takes up."""
 
     def __init__(self, journal: Journal, options: Options, say: Callable[[str], None]) -> None:
         self._journal, self._options, self._say = journal, options, say
-        #: Of runs whose last life died: how many in a row got nowhere, as of an epoch.
-        self._deaths: dict[str, tuple[int, int]] = {}
+        #: Of runs whose last life died.
+        self._deaths: dict[str, _Deaths] = {}
 
     def fruitless(self, run: Run) -> int:
         """How many lives of the run in a row got nowhere, up to now."""
@@ -36,9 +44,10 @@ class Suspects:
             self.forget(run.id)  # its last life did not die
             return 0
         known = self._deaths.get(run.id)
-        if known is None or known[0] != run.epoch:
-            known = self._deaths[run.id] = (run.epoch, fruitless_lives(self._journal, run))
-        return known[1]
+        if known is None or known.epoch != run.epoch:
+            lives = fruitless_lives(self._journal, run)
+            known = self._deaths[run.id] = _Deaths(run.epoch, lives, self._options.clock())
+        return known.lives
 
     def parks(self, flow: Flow[..., Any], run: Run) -> bool:
         """Whether a run takes its processes down with it: then it ends, until a person has it retried."""
@@ -52,9 +61,14 @@ class Suspects:
         return True
 
     def keep_apart(self, run: Run, others: Iterable[str]) -> bool:
-        """Whether this process may die of the run, or of one of the `others`, and would take the rest down with it."""
-        deaths = [self._deaths[other][1] for other in (run.id, *others) if other in self._deaths]
-        return run.id in self._deaths and len(deaths) > 1 and max(deaths) >= _SUSPECT
+        """Whether this process may die of the run, or of one of the `others`, and would take the rest down with it.
+
+        But for no longer than a lease: what a process dies of, it mostly dies of at once, and nobody waits for ever.
+        """
+        since = self._options.clock() - self._options.settings.lease
+        known = [(other, self._deaths[other]) for other in (run.id, *others) if other in self._deaths]
+        lives = {other: deaths.lives for other, deaths in known if deaths.seen > since}
+        return run.id in lives and len(lives) > 1 and max(lives.values()) >= _SUSPECT
 
     def forget(self, run_id: str) -> None:
         """Its life is over."""
