@@ -238,6 +238,8 @@ def _stored(file: Path) -> Iterator[tuple[str, int, bytes]]:
     for line in lines:
         if isinstance(line, dict) and "rows" in line:
             break
+    else:
+        return  # it is cut off among its rows: whoever reads those says so
     for line in lines:
         if isinstance(line, dict):
             whole = True
