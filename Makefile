@@ -26,7 +26,7 @@ test: $(VENV)/.ready-to-develop
 	$(PYTEST) -n $(WORKERS)
 
 test-services: $(VENV)/.ready-to-develop
-	$(PYTEST) -n $(WORKERS) -m "service and not browser and not inspector"
+	$(PYTEST) -n $(WORKERS) -m "service and not nightly and not browser and not inspector"
 
 test-dask: $(VENV)/.ready-to-develop
 	$(PYTEST) -m dask

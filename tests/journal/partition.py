@@ -70,8 +70,9 @@ class Network:
             ready, _, _ = select.select(readers, [], [], 0.005)
             for end in ready:
                 if end is self._listener:
-                    self._accept()
-                elif end in self._ways:
+                    if not self.there.black:
+                        self._accept()
+                elif end in self._ways and not self._ways[end][1].black:  # it may be so since the look
                     self._pass_on(end)
             self._deliver(self.there)
             self._deliver(self.back)
