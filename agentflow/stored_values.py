@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -61,6 +61,15 @@ def named_in(data: bytes) -> Iterator[tuple[str, int]]:
         name = referred(part)
         if name is not None:
             yield name
+
+
+def named_in_row(table: str, row: Mapping[str, Any]) -> Iterator[str]:
+    """Names of the stored values that a row of a table refers to. Its other columns may hold any bytes: digests."""
+    _, columns = COLUMNS.get(table, ("", ()))
+    for column in columns:
+        value = row.get(column)
+        if isinstance(value, bytes):
+            yield from (name for name, _ in named_in(value))
 
 
 def sweep(journal: AdminVerbs, settings: Settings, *, dry_run: bool = False) -> Swept:

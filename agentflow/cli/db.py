@@ -22,7 +22,7 @@ from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Pruned
 from agentflow.journal.protocol.admin import AdminVerbs, TableRow
 from agentflow.settings import DAY, Settings
-from agentflow.stored_values import Swept, missing_values, named_in, store_chunks, stored_chunks, sweep
+from agentflow.stored_values import Swept, missing_values, named_in_row, store_chunks, stored_chunks, sweep
 from agentflow.version import VERSION
 
 app = App(
@@ -176,8 +176,7 @@ def export(file: Path, /) -> int:
                 }
                 # the standard library writes every float and every text that it can read again
                 out.write(standard_json.dumps([table, values]).encode() + b"\n")
-                for value in row.values():
-                    names.update(name for name, _ in named_in(value if isinstance(value, bytes) else b""))
+                names.update(named_in_row(table, row))
                 count += 1
             out.write(orjson.dumps({"rows": count}) + b"\n")
             for name, number, chunk in stored_chunks(journal, Settings.from_environment(), sorted(names)):

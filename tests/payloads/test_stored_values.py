@@ -16,9 +16,9 @@ from agentflow import flow, task
 from agentflow.errors import CorruptRecord
 from agentflow.journal.sqlite import SqliteJournal
 from agentflow.model.states import StateType
-from agentflow.payloads.envelopes import reference
+from agentflow.payloads.envelopes import REFERENCE, reference
 from agentflow.payloads.opening import open_codec
-from agentflow.stored_values import Swept, missing_values, references, sweep
+from agentflow.stored_values import Swept, missing_values, named_in_row, references, sweep
 from agentflow.views import plain
 from tests.fundamentals.lives import die, last_run, resume, rows, start
 from tests.payloads.driver import ALIVE, LARGE, RAN, USING, made, next_one, pipeline
@@ -274,6 +274,13 @@ def test_a_full_disk_stops_the_run_which_can_be_resumed(journal: SqliteJournal) 
     assert "resume the run" in full.stdout
     assert [path for path in journal.beside.rglob("*") if path.is_file()] == []
     assert resume(pipeline, last_run(journal), journal, USING).value == LARGE["text"]
+
+
+def test_a_digest_is_no_reference_whatever_it_begins_with() -> None:
+    """Only columns of values are looked at when a journal is exported."""
+    row = {"key": b"%c\xed\xa0\x80" % REFERENCE, "value": reference("plain/" + 64 * "0", 5), "detail": None}
+    assert list(named_in_row("step", row)) == ["plain/" + 64 * "0"]
+    assert list(named_in_row("pruned", row)) == []
 
 
 @pytest.mark.parametrize(
