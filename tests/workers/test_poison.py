@@ -100,13 +100,15 @@ def serving(
 
 
 @pytest.mark.fault(11, "run that kills its server")
-@pytest.mark.parametrize("how", ["SIGSEGV", "exit"])
+@pytest.mark.parametrize(
+    ("serving", "how"),
+    [("sqlite", "SIGSEGV"), ("sqlite", "exit"), ("postgres", "SIGSEGV")],
+    indirect=["serving"],
+)
 def test_a_run_that_takes_the_server_down_is_parked_and_the_others_go_on(
     serving: Serving, how: str, fault: Measured
 ) -> None:
     """The server dies as often as is allowed; a run that was under way beside it is not parked for that."""
-    if how == "exit" and serving.journal.url.startswith("postgres"):
-        pytest.skip("one way to die is enough there")
     poisoned, innocent = serving.begin("poison", how=how), serving.begin("innocent")
     serving.until(lambda: serving.state(poisoned) is StateType.CRASHED)
     assert len(serving.deaths) == MOST + 1, "the first life got somewhere"
