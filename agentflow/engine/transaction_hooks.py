@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 COMMIT, ROLLBACK = "commit", "rollback"
 _HAPPENED = frozenset({"completed", "cached"})
-#: Every hook that this process has seen, by the names of its step and its own.
-HOOKS: dict[tuple[str, str], TransactionHook] = {}
+#: Every hook that this process has seen, by its phase, the name of its step and its own.
+HOOKS: dict[tuple[str, str, str], TransactionHook] = {}
 
 
 def named_hooks(step: str, hooks: Sequence[TransactionHook], what: str) -> Mapping[str, TransactionHook]:
@@ -53,7 +53,7 @@ def named_hooks(step: str, hooks: Sequence[TransactionHook], what: str) -> Mappi
         while name in named:
             count += 1
             name = f"{base} #{count}"
-        named[name] = HOOKS[step, name] = hook
+        named[name] = HOOKS[what.removeprefix("on_"), step, name] = hook
     return named
 
 
@@ -70,8 +70,10 @@ class Done:
     values: dict[str, Any]
     #: Nobody knows whether it happened: what its row says of that.
     doubt: dict[str, Any] | None = None
-    #: The functions, where this life has seen them.
-    hooks: Mapping[str, TransactionHook] = field(default_factory=dict[str, TransactionHook])
+    #: The functions by phase and name, where this life has seen them: one of each phase may have the same name.
+    hooks: Mapping[tuple[str, str], TransactionHook] = field(
+        default_factory=dict[tuple[str, str], TransactionHook]
+    )
     #: The transaction in whose block it was called.
     within: Transaction | None = None
 
@@ -99,7 +101,8 @@ def done(row: StepRow, policy: StepPolicy | None = None) -> Done | None:
     found = Done(sequence_of(row.id), row.name, on_commit, on_rollback, detail.get("values", {}))
     if policy is not None:  # the code of this life has the last word
         found.on_commit, found.on_rollback = list(policy.on_commit), list(policy.on_rollback)
-        found.hooks = {**policy.on_commit, **policy.on_rollback}
+        phases = ((COMMIT, policy.on_commit), (ROLLBACK, policy.on_rollback))
+        found.hooks = {(phase, name): hook for phase, hooks in phases for name, hook in hooks.items()}
     if doubtful:
         found.on_commit = ()
         found.doubt = {
@@ -142,12 +145,13 @@ async def run_hooks(
     phase: str,
     calls: Sequence[HookCall],
     outer: Transaction | None,
-    known: Mapping[tuple[int, str], TransactionHook],
+    known: Mapping[int, Done],
     rt: Runtime,
 ) -> tuple[str, ...]:
     """Run hooks in their order, each once over all lives. One that raises is logged, the others still run.
 
-    Returns the waits whose answers were read and not yet taken.
+    `known`: the steps that this life has seen, by their positions. Returns the waits whose answers were read and not
+    yet taken.
     """
     run = body.run
     frame = hook_frame(run, body, phase, rt)
@@ -167,7 +171,8 @@ async def run_hooks(
             own[item.seq].state = (
                 TransactionState.COMMITTED if phase == COMMIT else TransactionState.ROLLED_BACK
             )
-        hook = known.get((item.seq, item.hook)) or HOOKS.get((item.step, item.hook))
+        hooks = known[item.seq].hooks if item.seq in known else {}
+        hook = hooks.get((phase, item.hook)) or HOOKS.get((phase, item.step, item.hook))
         await _run_hook(frame, phase, item, key, hook, own[item.seq], answered, rt)
         run.transactions.hooks_run.add(key)
         body.counted = frame.counted
@@ -300,9 +305,8 @@ async def execute_hooked(call: Call, place: Place, rt: Runtime, run_it: Execute)
 
 async def _committed_alone(call: Call, entry: Done, rt: Runtime) -> None:
     calls = [HookCall(entry.seq, entry.name, name, entry.values, None) for name in entry.on_commit]
-    known = {(entry.seq, name): hook for name, hook in entry.hooks.items()}
     if calls:
-        await run_hooks(call.frame.root, COMMIT, calls, None, known, rt)
+        await run_hooks(call.frame.root, COMMIT, calls, None, {entry.seq: entry}, rt)
 
 
 def left_over(run: ActiveRun, record: Record, seen: Mapping[int, Done]) -> list[Done]:

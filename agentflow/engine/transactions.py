@@ -8,7 +8,6 @@ From then on nothing new begins in it, in whatever life: a killed rollback is co
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from concurrent.futures import Future
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from agentflow.engine import branches
 from agentflow.engine.context import CURRENT, Frame, current_frame
 from agentflow.engine.futures import unlooked
 from agentflow.engine.handing_on import record_failure
-from agentflow.engine.policy import StepPolicy, TransactionHook
+from agentflow.engine.policy import StepPolicy
 from agentflow.engine.records import Place, Record
 from agentflow.engine.runtime import Extras, running_loop
 from agentflow.engine.staging import left_staged, stage
@@ -280,7 +279,7 @@ class OpenTransaction:
     async def _committed(self, calls: list[HookCall], rt: Runtime) -> None:
         self._over(TransactionState.COMMITTED)
         if calls:
-            await run_hooks(self.frame, COMMIT, calls, self.transaction, self._functions(), rt)
+            await run_hooks(self.frame, COMMIT, calls, self.transaction, self.done, rt)
 
     def _over(self, state: TransactionState) -> None:
         self.run.transactions.hooks_over |= self.done.keys()
@@ -311,7 +310,7 @@ class OpenTransaction:
                 await rt.commit(run, rows, Extras(durable=True))
                 rows = []
         self._over(TransactionState.ROLLED_BACK)
-        answered = await run_hooks(self.frame, ROLLBACK, calls, self.transaction, self._functions(), rt)
+        answered = await run_hooks(self.frame, ROLLBACK, calls, self.transaction, self.done, rt)
         if record is not None and record.end:
             await rt.deliver(run, record)
             row_id = record.row.id
@@ -346,7 +345,7 @@ class OpenTransaction:
         """A step has happened although the transaction had ended: its hooks follow."""
         phase = COMMIT if self.transaction.state is TransactionState.COMMITTED else ROLLBACK
         calls = calls_of([entry], phase, self.transaction)
-        await run_hooks(self.frame, phase, calls, self.transaction, self._functions(), rt)
+        await run_hooks(self.frame, phase, calls, self.transaction, self.done, rt)
 
     async def give_up(self, error: BaseException, rt: Runtime) -> None:
         """Roll it back from outside: the thread that runs its block was abandoned."""
@@ -361,9 +360,6 @@ class OpenTransaction:
             if opened.record is not None:
                 entries += left_over(self.run, opened.record, {item.seq: item for item in entries})
         return entries
-
-    def _functions(self) -> Mapping[tuple[int, str], TransactionHook]:
-        return {(entry.seq, name): hook for entry in self.done.values() for name, hook in entry.hooks.items()}
 
     def _detail(self, calls: list[HookCall]) -> dict[str, Any]:
         if not calls:

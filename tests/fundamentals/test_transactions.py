@@ -240,6 +240,39 @@ def test_a_hook_that_raises_is_logged_and_the_others_run() -> None:
     assert "rollback book: " in log_of(journal, 2)[0]
 
 
+def test_hooks_of_both_ends_may_have_the_same_name() -> None:
+    """Lambdas, and what a factory makes, have: a commit runs no hook of a rollback, nor the other way round."""
+    log: list[str] = []
+
+    def make(word: str) -> Any:
+        def hook(txn: Transaction) -> None:
+            log.append(word)
+
+        return hook
+
+    @task(on_commit=[lambda _: log.append("confirm")], on_rollback=[lambda _: log.append("cancel")])
+    def book() -> None:
+        return
+
+    @task(on_commit=[make("keep")], on_rollback=[make("drop"), make("clean")])
+    def store() -> None:
+        return
+
+    @flow
+    def run(fail: bool) -> None:
+        with transaction():
+            book()
+            store()
+            if fail:
+                raise ValueError
+
+    start(run, False)
+    assert log == ["confirm", "keep"]
+    log.clear()
+    start(run, True)
+    assert log == ["clean", "drop", "cancel"]
+
+
 def test_a_nested_rollback_leaves_the_outer_block_alive() -> None:
     """What is caught is caught: only the inner block is undone."""
     log: list[str] = []
