@@ -107,7 +107,7 @@ def delay(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> RunFutur
 
 
 def delay_each(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> RunFutureList[Any]:
-    """`delay` once per item of the iterable arguments. Raises ValueError as `Task.map` says."""
+    """`delay` once per item of the iterable arguments. Raises as `Task.map` does."""
     return RunFutureList(
         delay(task, list(map(_bare, row)), {name: _bare(item) for name, item in named.items()})
         for row, named in mapped(f"{task.name}.map(deferred=True)", args, kwargs)

@@ -17,6 +17,7 @@ import orjson
 from agentflow.background import as_id
 from agentflow.beginning import default_options
 from agentflow.deploying import refuse_options
+from agentflow.engine.account import name_of_end
 from agentflow.engine.arriving import Arrival
 from agentflow.engine.away import ABROAD, refusal
 from agentflow.engine.context import CURRENT, Frame
@@ -345,11 +346,11 @@ def flow_run_of(journal: Journal, run: Run) -> FlowRun:
         tags=run.tags,
         parent_run_id=run.parent,
         deployment=run.deployment,
-        state=_state_of(codec, run),
+        state=_state_of(codec, run, name_of_end(journal, run)),
     )
 
 
-def _state_of(codec: Codec, run: Run) -> State[Any]:
+def _state_of(codec: Codec, run: Run, name: str | None) -> State[Any]:
     data: Any = None
     try:
         if run.state is StateType.COMPLETED and run.result is not None:
@@ -358,4 +359,4 @@ def _state_of(codec: Codec, run: Run) -> State[Any]:
             data = decode_failure(codec, run.error)
     except CorruptRecord as error:
         data = UnreadableResult(run.id, str(error))
-    return State(run.state, message=run.message, data=data)
+    return State(run.state, name or "", run.message, data)

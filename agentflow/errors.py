@@ -29,6 +29,14 @@ class ParameterError(UsageError):
     """The arguments of a flow do not fit its signature; no run was made."""
 
 
+class MappingMissingIterable(UsageError, ValueError):
+    """``map`` got nothing that it could take apart. Prefect's name."""
+
+
+class MappingLengthMismatch(UsageError, ValueError):
+    """``map`` got iterables of different lengths. Prefect's name."""
+
+
 class FlowNotFoundError(UsageError):
     """No flow of that name could be found where it was looked for."""
 

@@ -16,7 +16,7 @@ from agentflow.engine.records import ROOT, Place, Record, Records, identity
 from agentflow.journal.protocol import Journal
 from agentflow.model.lives import Life, LifeEnd
 from agentflow.model.runs import Run
-from agentflow.model.steps import StepEvent, StepRow, sequence_of
+from agentflow.model.steps import StepEvent, StepKind, StepRow, sequence_of
 from agentflow.payloads.digests import Hasher
 from agentflow.views import stamp
 
@@ -104,6 +104,8 @@ class Explanation:
             return TAKEN, "from the cache"
         if step.before is not None:
             return AGAIN, _gone_on(step.before)
+        if step.first.kind == StepKind.HOOK:
+            return NEW, ""  # each belongs to one step, and has no arguments that could differ
         return self._again(spot) or (NEW, self._news(spot, step, detail))
 
     def _again(self, spot: Spot) -> tuple[str, str] | None:

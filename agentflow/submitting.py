@@ -14,7 +14,7 @@ from agentflow.engine.places import LOOP_AWAY, place_for, runner_of, send_away
 from agentflow.engine.runtime import running_loop
 from agentflow.engine.step import Call
 from agentflow.engine.submission import Lane, launch_on_loop, submit_async, submit_sync
-from agentflow.errors import ColourError
+from agentflow.errors import ColourError, MappingLengthMismatch, MappingMissingIterable
 from agentflow.model.states import State
 
 
@@ -34,7 +34,7 @@ def _column(value: Any) -> list[Any] | None:
 
 
 def map_in(task: Any, frame: Frame, args: Sequence[Any], kwargs: Mapping[str, Any]) -> TaskFutureList[Any]:
-    """Submit a task once per item of the iterable arguments. Raises ValueError as `Task.map` says."""
+    """Submit a task once per item of the iterable arguments. Raises as `Task.map` does."""
     own, wait_for, _ = taken_out(kwargs)
     futures: TaskFutureList[Any] = TaskFutureList()
     lane = Lane(frame.run.options.settings.map_concurrency, launch_on_loop)
@@ -49,15 +49,19 @@ def map_in(task: Any, frame: Frame, args: Sequence[Any], kwargs: Mapping[str, An
 def mapped(
     name: str, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> Iterator[tuple[list[Any], dict[str, Any]]]:
-    """The arguments of each call of a ``map``. Raises ValueError as `Task.map` says."""
+    """The arguments of each call of a ``map``. Raises as `Task.map` does."""
     names = list(kwargs)
     values = [*args, *kwargs.values()]
     columns = [_column(value) for value in values]
     lengths = {len(column) for column in columns if column is not None}
-    if len(lengths) != 1:
-        what = "no iterable argument" if not lengths else f"iterables of different lengths {sorted(lengths)}"
-        message = f"{name} got {what}; wrap constants in unmapped(...)"
-        raise ValueError(message)
+    if not lengths:
+        message = f"{name} got no iterable argument; wrap constants in unmapped(...)"
+        raise MappingMissingIterable(message)
+    if len(lengths) > 1:
+        message = (
+            f"{name} got iterables of different lengths {sorted(lengths)}; wrap constants in unmapped(...)"
+        )
+        raise MappingLengthMismatch(message)
     for index in range(lengths.pop()):
         row = [
             value if column is None else column[index] for column, value in zip(columns, values, strict=True)

@@ -40,6 +40,7 @@ from agentflow.engine.futures import TaskFuture, TaskFutureList
 from agentflow.engine.generators import gathering, refuse_state, stream_of
 from agentflow.engine.logs import record_prints
 from agentflow.engine.policy import ApprovalRule, StepPolicy, TransactionHook
+from agentflow.engine.policy import exponential_backoff as exponential_backoff  # noqa: PLC0414 - the same
 from agentflow.engine.resolving import is_late
 from agentflow.engine.runtime import LOOP
 from agentflow.engine.step import Call, decoded, execute, execute_now, hit
@@ -307,8 +308,9 @@ class Task(TaskHooks, Generic[P, R_co]):
     def map(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Submit the task once per item of the iterable arguments (strings, and what `unmapped` wraps, are constants).
 
-        ``wait_for`` and ``return_state=True`` are for every call. Raises ValueError where the lengths differ or nothing
-        is iterable. ``deferred=True``: `delay` it for each item instead; that works outside of flows, too.
+        ``wait_for`` and ``return_state=True`` are for every call. Raises `MappingLengthMismatch` where the lengths
+        differ, `MappingMissingIterable` where nothing is iterable. ``deferred=True``: `delay` it for each item instead;
+        that works outside of flows, too.
         """
         if kwargs.pop("deferred", False):
             return delay_each(self, args, kwargs)

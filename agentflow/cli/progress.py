@@ -203,6 +203,12 @@ def _line(step: dict[str, Any], before: frozenset[str], ids: int) -> Text:
         line.append("  from the cache", "dim")
     elif step["ended"] is not None:
         line.append(f"  {seconds(step['ended'] - step['started'])}", "dim")
+    detail: dict[str, Any] = step["detail"] or {}
+    named = detail.get("state")  # one that the body has returned
+    if named is not None:
+        line.append(
+            f"  {named['name']}{': ' if named['message'] else ''}{named['message']}".split("\n")[0][:200]
+        )
     if step["error"] is not None:
         line.append(f"  {step['error']['type']}: {step['error']['text']}".split("\n")[0][:200], "red")
     return line
@@ -272,13 +278,14 @@ def _lines(progress: RunProgress) -> Generator[None, None, None]:
 def print_changes(changed: list[dict[str, Any]], write: Callable[[str], None] = say) -> None:
     """Plain lines for steps that have ended or failed an attempt; those that went well are counted by name."""
     ended = [step for step in changed if step["event"] in (*ENDS, "attempt") and not is_root(step)]
-    well: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for step in ended:
-        if step["error"] is None:
-            well.setdefault((step["event"], step["name"]), []).append(step)
-        else:
-            fault = f"{step['error']['type']}: {step['error']['text']}".split("\n")[0]
-            write(f"  {step['event']:<9} {step['name']}  {fault[:200]}")
-    for (event, name), group in well.items():
+        alone = () if step["error"] is None else (step["id"],)
+        groups.setdefault((step["event"], step["name"], *alone), []).append(step)
+    for (event, name, *alone), group in groups.items():
+        if alone:
+            fault = f"{group[0]['error']['type']}: {group[0]['error']['text']}".split("\n")[0]
+            write(f"  {event:<9} {name}  {fault[:200]}")
+            continue
         took = max((step["ended"] or 0.0) - step["started"] for step in group)
         write(f"  {event:<9} {name}{f' x{len(group)}' if len(group) > 1 else ''}  {seconds(max(took, 0.0))}")

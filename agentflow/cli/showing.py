@@ -12,6 +12,7 @@ from agentflow.cli.finding import find_run
 from agentflow.cli.output import COMPLETED, json_text, print_json, print_line, when
 from agentflow.cli.progress import RunProgress
 from agentflow.cli.run import Flag
+from agentflow.engine.account import name_of_end
 from agentflow.engine.forks import in_words
 from agentflow.errors import UsageError
 from agentflow.explaining import NEW, history_view
@@ -70,12 +71,14 @@ def _view(journal: Journal, found: Run, life: int | None) -> dict[str, Any]:
     steps = steps_of(journal, found)
     waits = () if found.state.is_final else tuple(journal.list_waits(number=found.number))
     history = history_view(journal, found, life)
+    run = Queues(journal).view(found)
+    run["state_name"] = run["state_name"] or name_of_end(journal, found)
     if life is not None and history["explanation"] is None:
         numbers = ", ".join(str(known["life"]) for known in history["lives"]) or "none"
         message = f"run {found.id} has no life {life}; it has: {numbers}"
         raise UsageError(message)
     return (
-        Queues(journal).view(found)
+        run
         | _values(journal, found)
         | {
             "owned": journal.is_owned(found),

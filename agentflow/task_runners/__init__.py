@@ -15,16 +15,20 @@ if TYPE_CHECKING:
     from agentflow.task_runners.dask import DaskTaskRunner
     from agentflow.task_runners.processes import ProcessPoolTaskRunner
     from agentflow.task_runners.ray import RayTaskRunner
-    from agentflow.task_runners.threads import ThreadPoolTaskRunner
+    from agentflow.task_runners.threads import ConcurrentTaskRunner, ThreadPoolTaskRunner
 
 _MODULES = {
+    "ConcurrentTaskRunner": "threads",
     "DaskTaskRunner": "dask",
     "ProcessPoolTaskRunner": "processes",
     "RayTaskRunner": "ray",
     "ThreadPoolTaskRunner": "threads",
 }
 
-__all__ = ["DaskTaskRunner", "ProcessPoolTaskRunner", "RayTaskRunner", "TaskRunner", "ThreadPoolTaskRunner"]
+__all__ = [
+    "ConcurrentTaskRunner", "DaskTaskRunner", "ProcessPoolTaskRunner", "RayTaskRunner", "TaskRunner",
+    "ThreadPoolTaskRunner",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -27,3 +27,7 @@ class ThreadPoolTaskRunner:
     def open(self) -> None:
         """No other place: bodies run in this process."""
         return
+
+
+ConcurrentTaskRunner = ThreadPoolTaskRunner
+"""Prefect's other name of it."""

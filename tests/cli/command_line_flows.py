@@ -7,7 +7,18 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from agentflow import INPUTS, concurrency, flow, get_run_logger, request_input, sleep, task, wait_for_event
+from agentflow import (
+    INPUTS,
+    State,
+    concurrency,
+    flow,
+    get_run_logger,
+    request_input,
+    sleep,
+    states,
+    task,
+    wait_for_event,
+)
 
 
 class Address(BaseModel):
@@ -51,6 +62,17 @@ def doubled(numbers: list[int], to: Address | None = None) -> int:
 @task(task_run_name="number four", tags=["extra"])
 def named(number: int) -> int:
     return number
+
+
+@task
+def measured() -> State[int]:
+    return states.Completed(data=1, message="half of it", name="Partial")
+
+
+@flow
+def enough() -> State[str]:
+    measured()
+    return states.Completed(data="so far", message="not all", name="Enough")
 
 
 @flow(flow_run_name="labelled {number}", tags=["big", "red"])

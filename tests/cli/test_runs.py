@@ -37,6 +37,15 @@ def test_showing(shell: Shell) -> None:
     assert "agentflow approvals approve approval-" in shown.err
 
 
+def test_names_that_states_have(shell: Shell) -> None:
+    """A state that a flow or a task has returned is shown by its own name, beside what kind of end it is."""
+    run_id = shell("run", f"{FLOWS}:enough", "--json").json()["run_id"]
+    shown = shell.look("runs", "show", run_id).out
+    assert re.search(r"^state +COMPLETED \(Enough\)$", shown, re.MULTILINE)
+    assert re.search(r"✓ measured .*Partial: half of it$", shown, re.MULTILINE)
+    assert shell.look("runs", "show", run_id, "--json").json()["state_name"] == "Enough"
+
+
 def test_end_of_an_id_must_fit_one(shell: Shell) -> None:
     """An end of a run's id will do while it fits only one; otherwise the runs are listed."""
     runs = [shell("run", f"{FLOWS}:doubled", "-p", "numbers=[]", "--json").json()["run_id"] for _ in range(2)]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from agentflow import TaskFuture, flow, get_run_context, send_event, task, unmapped, wait_for_event
-from agentflow.errors import AgentflowError
+from agentflow.errors import AgentflowError, MappingLengthMismatch, MappingMissingIterable
 from agentflow.model.states import StateType
 from agentflow.states import Completed
 from tests.fundamentals.lives import memory, options, resume, rows, start, value_of
@@ -143,9 +143,14 @@ def test_map_refuses_what_it_cannot_take_apart() -> None:
     @flow
     def run() -> list[str]:
         found: list[str] = []
-        for make in (lambda: add.map(1), lambda: same.map("text"), lambda: add.map([1, 2], [1])):
-            with pytest.raises(ValueError, match="unmapped") as caught:
+        for make, kind in (
+            (lambda: add.map(1), MappingMissingIterable),
+            (lambda: same.map("text"), MappingMissingIterable),
+            (lambda: add.map([1, 2], [1]), MappingLengthMismatch),
+        ):
+            with pytest.raises(kind, match="unmapped") as caught:
                 make()
+            assert isinstance(caught.value, ValueError)
             found.append(str(caught.value))
         return found
 

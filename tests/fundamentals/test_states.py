@@ -13,6 +13,7 @@ from typing import Any, cast
 import pytest
 
 from agentflow import INPUTS, NotDone, TaskFuture, flow, quote, task
+from agentflow.engine.account import name_of_end
 from agentflow.errors import (
     CancelledRun,
     ColourError,
@@ -336,8 +337,12 @@ def journal(monkeypatch: pytest.MonkeyPatch) -> MemoryJournal:
     [
         pytest.param(lambda: 5, "COMPLETED", "", id="a value"),
         pytest.param(lambda: Completed(data=5, message="fine"), "COMPLETED", "fine", id="completed"),
+        pytest.param(lambda: Completed(data=5, name="Enough"), "COMPLETED", "", id="a name of its own"),
         pytest.param(raiser(ValueError("x")), "FAILED", "ValueError: x", id="an exception"),
         pytest.param(lambda: Failed(message="empty"), "FAILED", "empty", id="failed"),
+        pytest.param(
+            lambda: Failed(message="no", name="Rejected"), "FAILED", "no", id="a failure's own name"
+        ),
         pytest.param(lambda: Cancelled(message="stop"), "CANCELLED", "stop", id="cancelled"),
         pytest.param(lambda: Crashed(message="gone"), "CRASHED", "gone", id="crashed"),
         pytest.param(lambda: [Failed(), Completed()], "FAILED", "1/2 states failed.", id="several"),
@@ -346,7 +351,7 @@ def journal(monkeypatch: pytest.MonkeyPatch) -> MemoryJournal:
 def test_a_flow_gives_and_takes_states(
     returned: Callable[[], Any], kind: str, message: str, colour: str, journal: MemoryJournal
 ) -> None:
-    """The run ends in the state that its flow returned; a call with `return_state=True` gives it."""
+    """The run ends in the state that its flow returned, name and all; a call with `return_state=True` gives it."""
 
     @flow
     def run() -> Any:
@@ -360,6 +365,7 @@ def test_a_flow_gives_and_takes_states(
     (recorded_run,) = journal.list_runs(RunFilter())
     assert (state.type, state.message) == (kind, message)
     assert (recorded_run.state, recorded_run.message) == (kind, message)
+    assert name_of_end(journal, recorded_run) == (None if state.name == kind.title() else state.name)
     if kind == "COMPLETED":
         assert state.result() == 5
 

@@ -7,6 +7,7 @@ import time
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from agentflow.engine.account import name_of_end
 from agentflow.errors import RunNotFoundError
 from agentflow.journal.protocol import Journal, RunFilter
 from agentflow.limit_views import Queues
@@ -90,10 +91,9 @@ def show_run(request: Request) -> JSON:
     run = find_run(journal, path_id(request))
     waiting = waiting_view(journal.list_waits(number=run.number))
     pruned = stamp(journal.pruned_at(run.number)) if run.state.is_final else None
-    return JSON(
-        Queues(journal).view(run)
-        | {"waiting_for": waiting, "in_doubt": in_doubt(journal, run), "pruned": pruned}
-    )
+    view = Queues(journal).view(run)
+    view["state_name"] = view["state_name"] or name_of_end(journal, run)
+    return JSON(view | {"waiting_for": waiting, "in_doubt": in_doubt(journal, run), "pruned": pruned})
 
 
 def cancel_run(request: Request) -> JSON:
