@@ -171,8 +171,9 @@ async def run_hooks(
             own[item.seq].state = (
                 TransactionState.COMMITTED if phase == COMMIT else TransactionState.ROLLED_BACK
             )
-        hooks = known[item.seq].hooks if item.seq in known else {}
-        hook = hooks.get((phase, item.hook)) or HOOKS.get((phase, item.step, item.hook))
+        seen = known.get(item.seq)
+        hook = None if seen is None else seen.hooks.get((phase, item.hook))
+        hook = hook or HOOKS.get((phase, item.step, item.hook))
         await _run_hook(frame, phase, item, key, hook, own[item.seq], answered, rt)
         run.transactions.hooks_run.add(key)
         body.counted = frame.counted
