@@ -364,6 +364,7 @@ class InlineWorker(Worker):
             self._active[run_id] = active
             if self._stopping:
                 active.drain()
+        self._suspects.begin(run_id)
         try:
             outcome = run_blocking(active, flow.body(arguments))
         finally:

@@ -133,10 +133,18 @@ def poison(how: str) -> str:
     """Takes its process down in each life, until the gate is open."""
     step(7)
     if not is_open():
-        if how == "exit":
-            os._exit(9)
-        os.kill(os.getpid(), getattr(signal, how))
+        die(how)
     return "lived"
+
+
+def die(how: str) -> None:
+    """By an exit, by what the kernel does to who needs too much memory, or by a signal."""
+    if how == "exit":
+        os._exit(9)
+    hoard: list[bytes] = []
+    while how == "memory":
+        hoard.append(b"x" * (1 << 24))
+    os.kill(os.getpid(), getattr(signal, how))
 
 
 @flow
