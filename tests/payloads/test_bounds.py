@@ -15,11 +15,14 @@ from agentflow.model.states import StateType
 from agentflow.payloads.codec import Codec
 from agentflow.payloads.envelopes import PART_SIZE
 from agentflow.payloads.opening import open_codec
+from tests.faults import Measured
 from tests.fundamentals.lives import rows, start
 from tests.payloads.keeping import keeping, stored
 
 SIZES = [0, 1, 999, 1000, 1001, PART_SIZE - 1, PART_SIZE, PART_SIZE + 1, 1 << 20, (1 << 20) + 1, 5_000_001]
 LARGEST = 100_000_000
+#: The tests that are counted among those of faults.
+extremes = pytest.mark.fault(15, "values from 1 B to 100 MB, NaN, NUL, depth")
 KEPT: list[Any] = []
 
 
@@ -44,40 +47,50 @@ def nested(depth: int) -> Any:
     return value
 
 
+@extremes
 @pytest.mark.parametrize("size", [*SIZES, pytest.param(LARGEST, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("make", [bytes, bytearray, text_of])
-def test_any_size_comes_back(journal: SqliteJournal, size: int, make: Any) -> None:
+def test_any_size_comes_back(journal: SqliteJournal, size: int, make: Any, fault: Measured) -> None:
     """In its row or beside it, alone or within another value."""
     codec = open_codec(journal, keeping().settings)
     for value in (make(size), {"value": [make(size), 1]}):
         data, again = codec.round_trip(value)
+        stored_value = codec.decode(data)
+        fault(1, lost=int(stored_value != value), corrupt=int(type(stored_value) is not type(value)))
         assert again == value
-        assert codec.decode(data) == value
-        assert type(codec.decode(data)) is type(value)
+        assert stored_value == value
+        assert type(stored_value) is type(value)
 
 
+@extremes
 @pytest.mark.parametrize("times", [1, 40_000])
 @pytest.mark.parametrize("part", ["\0", "\ud800", "\U0001f600", "\\", '"'])
-def test_any_text_comes_back(journal: SqliteJournal, part: str, times: int) -> None:
+def test_any_text_comes_back(journal: SqliteJournal, part: str, times: int, fault: Measured) -> None:
     """NUL, half of a surrogate pair, and what JSON escapes; short and long."""
     codec = open_codec(journal, keeping().settings)
-    assert codec.decode(codec.encode(part * times * 3)) == part * times * 3
-    assert codec.decode(codec.encode({part: [part * times]})) == {part: [part * times]}
+    values: list[Any] = [part * times * 3, {part: [part * times]}]
+    found = [codec.decode(codec.encode(value)) for value in values]
+    fault(len(values), lost=sum(one != value for one, value in zip(found, values, strict=True)))
+    assert found == values
 
 
-def test_numbers_that_json_does_not_know_come_back(journal: SqliteJournal) -> None:
+@extremes
+def test_numbers_that_json_does_not_know_come_back(journal: SqliteJournal, fault: Measured) -> None:
     """NaN and infinities, also in a value that is stored beside its row."""
     codec = open_codec(journal, keeping().settings)
     found = codec.decode(codec.encode([math.nan, math.inf, -math.inf, -0.0] * 500))
+    fault(1, lost=2000 - len(found), corrupt=sum(not math.isnan(one) for one in found[::4]))
     assert math.isnan(found[0])
     assert (found[1], found[2], math.copysign(1, found[3])) == (math.inf, -math.inf, -1.0)
     assert len(stored(journal)) == 1
 
 
-def test_what_is_nested_too_deeply_fails_at_its_producer(journal: SqliteJournal) -> None:
+@extremes
+def test_what_is_nested_too_deeply_fails_at_its_producer(journal: SqliteJournal, fault: Measured) -> None:
     """With the reason, and the run ends as failed."""
     KEPT.append(nested(10_000))
     outcome = start(keeper, journal=journal, using=keeping())
+    fault(1, lost=0, corrupt=len(rows(journal, "completed")))
     assert outcome.state is StateType.FAILED
     assert isinstance(outcome.error, CodecError)
     assert "nested too deeply" in str(outcome.error) or "cannot be stored" in str(outcome.error)

@@ -7,6 +7,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from tests.faults import Measured
 from tests.server.conftest import Running
 
 
@@ -167,13 +168,19 @@ BODIES: list[tuple[bytes, str, int]] = [
 ]
 
 
+@pytest.mark.fault(15, "bodies that are no request: 4xx, never 500")
 @pytest.mark.parametrize(
     ("body", "kind", "status"), BODIES, ids=[f"{body[:48]!r}-{kind}" for body, kind, _ in BODIES]
 )
-def test_bodies_that_do_not_fit_are_refused(running: Running, body: bytes, kind: str, status: int) -> None:
+def test_bodies_that_do_not_fit_are_refused(
+    running: Running, body: bytes, kind: str, status: int, fault: Measured
+) -> None:
     """A body that is no JSON object, of another type, too big or with wrong parameters starts nothing."""
     client = running.client()
     answer = client.post("/api/runs", content=body, headers={"content-type": kind} if kind else {})
+    fault(
+        1, lost=0, corrupt=int(answer.status_code >= 500), doubled=len(client.get("/api/runs").json()["runs"])
+    )
     assert answer.status_code == status, answer.text[:300]
     assert "Traceback" not in answer.text
     assert client.get("/api/runs").json()["runs"] == []
