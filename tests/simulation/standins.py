@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import queue
 import sys
@@ -15,9 +16,10 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from agentflow.engine import seats
+from agentflow.engine import branches, seats, submission
 from agentflow.model import ids
-from tests.simulation.turns import Killed, SimulatedThread, Turns
+from tests.simulation.loops import SimulatedLoop, asyncio_of
+from tests.simulation.turns import Killed, Process, SimulatedThread, Turns
 
 
 class Waiters:
@@ -249,6 +251,21 @@ class _Here:
         self._turns.me().local[name] = value
 
 
+def background_loop_of(turns: Turns) -> Callable[[], SimulatedLoop]:
+    """The loop in the background of each process."""
+    loops: dict[Process, SimulatedLoop] = {}
+
+    def background_loop() -> SimulatedLoop:
+        process = turns.me().process
+        if process not in loops:
+            loop = loops[process] = SimulatedLoop(turns)
+            branches.install(loop)
+            turns.spawn(process, loop.run_forever, "background loop")
+        return loops[process]
+
+    return background_loop
+
+
 def _modules() -> list[ModuleType]:
     return [module for name, module in sorted(sys.modules.items()) if name.startswith("agentflow.")]
 
@@ -257,10 +274,14 @@ def _modules() -> list[ModuleType]:
 def installed(turns: Turns) -> Generator[None, None, None]:
     """While this block runs, agentflow's modules use what stands in."""
     threads = threads_of(turns)
+    turns.future = future_of(threads)
     instead: list[tuple[str, Any, Any]] = [
+        ("asyncio", asyncio, asyncio_of(turns)),
+        ("background_loop", submission.background_loop, background_loop_of(turns)),
+        ("_kept", vars(submission)["_kept"], set[Any]()),
         ("threading", threading, threads),
         ("time", time, time_of(turns)),
-        ("Future", concurrent.futures.Future, future_of(threads)),
+        ("Future", concurrent.futures.Future, turns.future),
         ("SimpleQueue", queue.SimpleQueue, queue_of(turns)),
         ("get_ident", get_ident, threads.get_ident),
         ("new_id", ids.new_id, lambda: f"{turns.rng.getrandbits(64):016x}"),

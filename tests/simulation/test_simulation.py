@@ -24,6 +24,8 @@ def test_whatever_befalls_the_processes_every_run_comes_to_its_end(share: int) -
     """Results as if nothing had happened, no finished step again, no effect twice, no slot lost, no run left alone."""
     worlds = [simulate(seed) for seed in range(share, SEEDS, SHARES)]
     assert sum(world.disasters for world in worlds) > 10
+    died = {run.flow for world in worlds for run in world.store.runs.values() if run.epoch > 1}
+    assert died == {"program", "program-async"}, "both colours went on elsewhere"
 
 
 def test_a_seed_gives_the_same_course_again() -> None:

@@ -6,6 +6,7 @@ What the code under test takes for threads, locks and clocks stands in `standins
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import itertools
 import random
@@ -72,6 +73,8 @@ class SimulatedThread:
         #: What it shares with nobody, as `threading.local` would have it.
         self.local: dict[str, Any] = {}
         self.joining: list[SimulatedThread] = []
+        #: The event loop that it runs, while it does not move.
+        self.loop: asyncio.AbstractEventLoop | None = None
         self._target = target
         #: Which of its blocks this is; wakes it only from that one.
         self.block_number = 0
@@ -109,6 +112,8 @@ class Turns:
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._is_over: Callable[[], bool] = bool
+        #: Makes what `concurrent.futures.Future` is to these threads.
+        self.future: Callable[[], Any] = object
 
     # -- from threads
     def spawn(self, process: Process, target: Callable[[], object], name: str) -> SimulatedThread:
@@ -178,9 +183,12 @@ class Turns:
             self.switches += 1
             self._move(thread)
 
-    def _move(self, thread: SimulatedThread) -> None:
+    def _move(self, thread: SimulatedThread, *thrown: BaseException) -> None:
         self.current = thread
-        thread.greenlet.switch()
+        asyncio._set_running_loop(thread.loop)  # all of these threads are one to asyncio
+        (thread.greenlet.throw if thrown else thread.greenlet.switch)(*thrown)
+        thread.loop = asyncio._get_running_loop()
+        asyncio._set_running_loop(None)
         self.current = None
 
     def _pass_time(self) -> None:
@@ -195,13 +203,11 @@ class Turns:
     def _bury(self, process: Process) -> None:
         """Throw its threads out of wherever they stand; what they do on their way has no effect."""
         for thread in list(process.threads):
-            self.current = thread
             if thread.greenlet:
-                thread.greenlet.throw(Killed())
+                self._move(thread, Killed())
                 if not thread.over:
                     raise StuckError(f"{thread.name} of {process.name} survives its process")
             else:
                 thread.over = True
                 process.threads.remove(thread)
-            self.current = None
         self._ready = [thread for thread in self._ready if thread.process is not process]

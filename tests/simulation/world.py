@@ -39,7 +39,10 @@ LEASE, POLL, MOST_CRASHES = 6.0, 1.0, 3
 #: How long a run that moves may be nobody's: a lease, a look, and what verbs take.
 OWNERLESS = LEASE + 3 * POLL
 HORIZON = 1800.0
-_FLOWS: dict[str, Flow[..., Any]] = {"program": programs.simulated}
+_FLOWS: dict[str, Flow[..., Any]] = {
+    "program": programs.simulated,
+    "program-async": programs.simulated_async,
+}
 
 
 class BrokenError(AssertionError):
@@ -95,6 +98,8 @@ class World:
         self.programs = {
             number: programs.make(self.turns.rng, number) for number in range(1, self.plan.runs + 1)
         }
+        #: The flow that runs a program: sync or async.
+        self.colours = {number: self.turns.rng.choice(sorted(_FLOWS)) for number in self.programs}
         self.store = Store(lambda: self.turns.now, LEASE)
         self.happened = Happened()
         self.disasters = 0
@@ -175,7 +180,8 @@ class World:
             self.turns.block(self.turns.rng.uniform(0, 5))
             if not any(number == self._number_of(run) for run in node.list_runs(RunFilter(limit=100))):
                 self.note("asks for", number)
-                worker.start_run("program", {"number": number, "program": program}, origin=Origin.PERSON)
+                asked = {"number": number, "program": program}
+                worker.start_run(self.colours[number], asked, origin=Origin.PERSON)
 
     def _number_of(self, run: Run) -> int:
         return int(self._codec.decode(run.parameters)["number"])
@@ -343,7 +349,7 @@ class World:
                         self._answer(wait)
             for run in self.outside.list_runs(RunFilter(states=(StateType.CRASHED,))):
                 self._check_parked(run)
-                programs.simulated.reopen(run.id, self.outside)
+                _FLOWS[run.flow].reopen(run.id, self.outside)
 
     def _check_parked(self, run: Run) -> None:
         """Only after as many lives in a row as are allowed, and each of them had died."""
@@ -386,7 +392,7 @@ class World:
 
     def _senders(self) -> None:
         """Events come before, during or after the wait; and again where somebody asks again."""
-        early = {number: _events(program) for number, program in self.programs.items()}
+        early = {number: programs.named(program, "event") for number, program in self.programs.items()}
         while True:
             self.turns.block(self.turns.rng.uniform(0.5, 20))
             for run in self.outside.list_runs(RunFilter(limit=100)):
@@ -431,12 +437,12 @@ class World:
             value, right = self._codec.decode(run.result or b"null"), programs.expected(program, number)
             if value != right:
                 raise self._broken(f"run {number} gave {value} instead of {right}")
-            for k in programs.paid_by(program):
+            for k in programs.named(program, "pay", "signed"):
                 if self.happened.paid[k] != 1:
                     raise self._broken(f"{k} was paid {self.happened.paid[k]} times")
         elif run.state is not StateType.CANCELLED:
             raise self._broken(f"run {number} ended as {run.state}: {run.message}")
-        for k in programs.charged_by(program):
+        for k in programs.named(program, "charge"):
             if len(self.happened.keys[k]) > 1:
                 raise self._broken(f"{k} was charged under {len(self.happened.keys[k])} keys")
 
@@ -457,16 +463,6 @@ class World:
             raise self._broken(f"run {run.number} is {run.state}, its last life {lives[-1].end}")
         if len(lives) != run.epoch:
             raise self._broken(f"run {run.number} was claimed {run.epoch} times and lived {len(lives)} times")
-
-
-def _events(program: programs.Program) -> list[int]:
-    own: list[int] = []
-    for op in program:
-        if op[0] == "event":
-            own.append(op[1])
-        elif op[0] in ("around", "below", "again"):
-            own += _events(op[2])
-    return own
 
 
 def simulate(seed: int, *, keep: bool = False) -> World:
