@@ -87,9 +87,13 @@ def submit_in(
         def sent() -> Call:
             return send_away(prepare(), place)
 
-        future = submit_async(task.name, frame.run, sent, awaited, context, lane, LOOP_AWAY)
+        future = submit_async(
+            task.name, frame.run, sent, awaited, context, lane, LOOP_AWAY, request.late.futures
+        )
     elif task.is_async:
-        future = submit_async(task.name, frame.run, prepare, awaited, context, lane)
+        future = submit_async(
+            task.name, frame.run, prepare, awaited, context, lane, inputs=request.late.futures
+        )
     else:
         future = submit_sync(task.name, frame.run, prepare, awaited, context, runner)
     frame.bear(future)

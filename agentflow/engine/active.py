@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from agentflow.engine.places import TaskRunner, Workplace
     from agentflow.engine.policy import StepPolicy
     from agentflow.engine.queueing import Queued
+    from agentflow.engine.readings import Readings
     from agentflow.engine.slots import Turn
     from agentflow.engine.step import Call
     from agentflow.engine.streams import Course
@@ -187,6 +188,11 @@ class ActiveRun:
         """How its flow ends, where that says more than a value or an exception."""
         return Ending()
 
+    @property
+    def readings(self) -> Readings:
+        """Large values that are on their way to their readers."""
+        return self.delivery.readings
+
     # -- identity
     def identify(self, scope: bytes, place: Place) -> bytes:
         """The digest that stands for the step at `place` of `scope`."""
@@ -198,8 +204,11 @@ class ActiveRun:
 
     def read_value(self, row_id: int) -> Any:
         """The value of a row of this run."""
-        row = self.journal.steps(self.number, row_id - 1, 1)[0]
-        return self.codec.decode(row.value or b"null")
+        return self.codec.decode(self.stored_value(row_id))
+
+    def stored_value(self, row_id: int) -> bytes:
+        """The value of a row of this run, as the row holds it."""
+        return self.journal.steps(self.number, row_id - 1, 1)[0].value or b"null"
 
     # -- permission to go on
     @property

@@ -33,7 +33,7 @@ from agentflow.errors import (
     Unwinding,
 )
 from agentflow.model.steps import StepKind, StepRow
-from agentflow.payloads.envelopes import TEXT
+from agentflow.payloads.envelopes import TEXT, Draft
 from agentflow.payloads.failures import encode_failure
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ async def _through_the_cache(call: Call, place: Place, record: Record | None, rt
     if serialised:
         check_colour(call, rt)
     look = Lookup(call)
+    await look.read(rt)
     if look.hit is not None:
         return await take(call, place, look, look.hit, rt)
     mine = await lock(call, place, look, rt) if serialised else None
@@ -141,7 +142,7 @@ async def run_attempts(
                 if call.pack is not None:
                     data, value = call.pack(value)
                 else:
-                    data, value = run.codec.round_trip(value) if policy.persist_result else (b"null", value)
+                    data, value = run.codec.drafted(value) if policy.persist_result else (b"null", value)
             except Exception as error:
                 run.check(call.frame)
                 if not await wants_retry(call, error, attempt, rt):
@@ -244,12 +245,14 @@ async def _complete(
     call: Call,
     child: Frame,
     value: Any,
-    data: bytes,
+    data: bytes | Draft,
     attempt: int,
     look: Lookup | None,
     rt: Runtime,
 ) -> Any:
     run, policy = call.run, call.policy
+    if isinstance(data, Draft):
+        data = await rt.transfer(partial(run.codec.keep, data))
     await rt.settled(run)
     run.check(call.frame)
     run.tally.executed += 1

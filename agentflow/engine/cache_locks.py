@@ -65,10 +65,12 @@ async def _lock(
         if holder == mine:
             look.is_locked = True
             look.look()  # somebody may have ended between the first look and the lock
+            await look.read(rt)
             return mine
         moves = holder.run != run.number
         await until(call, partial(_is_free, journal, holder), rt, moves=moves)
         look.look()
+        await look.read(rt)
         if look.hit is not None:
             if around:
                 await unlock(call, mine, rt)

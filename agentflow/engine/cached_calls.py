@@ -6,6 +6,7 @@ What makes calls equal is in `agentflow.engine.caching`, waiting for an equal ca
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -29,6 +30,7 @@ from agentflow.engine.step_rows import end_row, start_rows
 from agentflow.errors import CorruptRecord
 from agentflow.journal.protocol import CacheFilter, CacheRow
 from agentflow.model.steps import StepKind
+from agentflow.payloads.envelopes import takes_long
 
 if TYPE_CHECKING:
     from agentflow.engine.context import Frame
@@ -74,6 +76,8 @@ class Lookup:
     is_locked: bool = False
     #: What the key is made of, part -> digest; known after a miss.
     parts: Mapping[str, str] = {}
+    #: An earlier result that was found, not read yet.
+    found: CacheRow | None = None
     #: The earlier result with its decoded value.
     hit: tuple[CacheRow, Any] | None = None
     #: Why there is none.
@@ -100,7 +104,7 @@ class Lookup:
         self.look()
 
     def look(self) -> None:
-        """Look for an earlier result, now."""
+        """Look for an earlier result, now; then it is to be `read`."""
         call, key = self._call, self.key
         if key is None:
             return
@@ -113,21 +117,30 @@ class Lookup:
             if found is None:
                 self._explain()
             elif found.is_good(now := run.clock()):
-                self._decode(found)
+                self.found = found
             else:
                 self.why = (
                     f"the result of run {run_name(found.run_id)} expired {ago(now - (found.expires or now))}"
                 )
                 self.compared = found.run_id
+
+    async def read(self, rt: Runtime) -> None:
+        """Take the value of another run that was found; where this process cannot read it, the task runs."""
+        found, self.found = self.found, None
+        if found is not None:
+            await self._decode(found, rt)
         if self.hit is None and self._named:
             self.parts = self._digests()
             self._named = []  # the arguments themselves may be large
 
-    def _decode(self, found: CacheRow) -> None:
-        """Take the value of another run; where this process cannot read it, the task runs."""
+    async def _decode(self, found: CacheRow, rt: Runtime) -> None:
         run, name = self._call.run, self._call.policy.name
         try:
-            self.hit = (found, run.codec.decode(found.value))
+            if takes_long(found.value):
+                value = run.codec.read(await rt.transfer(partial(run.codec.open, found.value)))
+            else:
+                value = run.codec.decode(found.value)
+            self.hit = (found, value)
         except CorruptRecord as error:
             self.why = f"the result of run {run_name(found.run_id)} cannot be read here: {error}"
             self.compared = found.run_id

@@ -152,6 +152,8 @@ async def _steer(prepared: Prepared, frame: Frame, rt: Runtime) -> Any:
             message = f"{request.policy.name} would block this thread's event loop; `await` the futures it takes first"
             raise ColourError(message)
         await rt.join(futures)
+        if request.late.futures:
+            await rt.at_hand(request.late.futures)
         run.check(frame)
         try:
             call = prepared.ready(inline=inline)

@@ -14,11 +14,15 @@ import heapq
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from agentflow.engine.readings import Readings, carrier
 from agentflow.engine.records import Record, Records
+from agentflow.payloads.envelopes import Draft
 
 _MOST_TURNS = 24
 _NAP = 0.002
 _NAPS = 12
+#: How many values, of those that follow, are opened while the next one is.
+_AHEAD = 3
 
 
 def when_settled(loop: asyncio.AbstractEventLoop, then: Callable[[], None]) -> None:
@@ -42,8 +46,12 @@ class Delivery:
 
     def __init__(self, records: Records | None) -> None:
         self._records = records
+        #: What is on its way to readers, before whom nothing is delivered.
+        self.readings = Readings()
         self._next = 0
-        self._heap: list[tuple[int, int, asyncio.Future[None], Record]] = []
+        self._heap: list[tuple[int, int, asyncio.Future[None], Record, _Opening | None]] = []
+        #: How many of those in the heap take long to open.
+        self._far = 0
         self._holds: list[asyncio.Future[None]] = []
         self._pumping = False
         self._naps = 0
@@ -67,13 +75,21 @@ class Delivery:
         """Whether something is still to be delivered or released."""
         return bool(self._heap or self._holds)
 
-    async def deliver(self, loop: asyncio.AbstractEventLoop, record: Record) -> None:
-        """Return when it is `record`'s turn."""
+    async def deliver(
+        self, loop: asyncio.AbstractEventLoop, record: Record, function: Callable[[], Draft] | None = None
+    ) -> Draft | None:
+        """Return when it is `record`'s turn; with what `function` gives, which takes long.
+
+        It is called in a thread, before that turn, so that what was committed together still comes together.
+        """
         turn = loop.create_future()
+        opening = None if function is None else _Opening(function)
+        self._far += opening is not None
         self._count += 1
-        heapq.heappush(self._heap, (record.seq, self._count, turn, record))
+        heapq.heappush(self._heap, (record.seq, self._count, turn, record, opening))
         self._start(loop)
         await turn
+        return None if opening is None else opening.draft()
 
     async def settled(self, loop: asyncio.AbstractEventLoop) -> None:
         """Return when no record is left to be delivered first."""
@@ -88,6 +104,7 @@ class Delivery:
         self._let_go()
         while self._heap:
             _resolve(heapq.heappop(self._heap)[2])
+        self._far = 0
 
     def _let_go(self) -> None:
         for turn in self._holds:
@@ -101,8 +118,15 @@ class Delivery:
             when_settled(loop, lambda: self._pump(loop))
 
     def _pump(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self.readings.busy:
+            self.readings.after(lambda: self._pump(loop))
+            return
         patient = self._naps < _NAPS
-        moved = bool(self._heap) and self._hand_out(patient=patient)
+        count = self._due(patient=patient) if self._heap else 0
+        if count and self._far and self._open(loop, count):
+            return
+        moved = count > 0
+        self._hand_out(count)
         if not self._heap and self._holds and (self.expected() is None or not patient):
             self._let_go()
         if not self._heap and not self._holds:
@@ -114,8 +138,8 @@ class Delivery:
             self._naps += 1
             loop.call_later(_NAP, when_settled, loop, lambda: self._pump(loop))
 
-    def _hand_out(self, *, patient: bool) -> bool:
-        """Deliver the next batch: what was committed together goes together, when all of it has been asked for."""
+    def _due(self, *, patient: bool) -> int:
+        """How many are next: what was committed together goes together, when all of it has been asked for."""
         expected = self.expected()
         lowest = self._heap[0][3]
         count = 1
@@ -123,15 +147,37 @@ class Delivery:
             batch = [record for record in self._batch(lowest.batch) if record.claimed != Record.DELIVERED]
             asked = sum(record.claimed == Record.ASKED for record in batch)
             if asked < len(batch) and patient:
-                return False
+                return 0
             count = asked or 1
         elif patient and expected is not None and expected.seq < lowest.seq:
-            return False
-        for _ in range(min(count, len(self._heap))):
-            _, _, turn, record = heapq.heappop(self._heap)
+            return 0
+        return min(count, len(self._heap))
+
+    def _hand_out(self, count: int) -> None:
+        for _ in range(count):
+            _, _, turn, record, opening = heapq.heappop(self._heap)
+            self._far -= opening is not None
             record.claimed = Record.DELIVERED
             _resolve(turn)
-        return True
+
+    def _open(self, loop: asyncio.AbstractEventLoop, count: int) -> bool:
+        """Open what is next, and some of what follows; True = the pump goes on when what is next is open."""
+        missing = 0
+
+        def opened(_: asyncio.Future[Draft]) -> None:
+            nonlocal missing
+            missing -= 1
+            if not missing:
+                when_settled(loop, lambda: self._pump(loop))
+
+        for position, entry in enumerate(heapq.nsmallest(count + _AHEAD, self._heap)):
+            opening = entry[4]
+            if opening is not None:
+                found = opening.begun(loop)
+                if position < count and not found.done():
+                    missing += 1
+                    found.add_done_callback(opened)
+        return missing > 0
 
     def _batch(self, batch: int) -> list[Record]:
         found: list[Record] = []
@@ -140,6 +186,33 @@ class Delivery:
                 break
             found.append(self.order[position])
         return found
+
+
+class _Opening:
+    """A value that is opened before its turn comes."""
+
+    __slots__ = ("_found", "_function")
+
+    def __init__(self, function: Callable[[], Draft]) -> None:
+        self._function = function
+        self._found: asyncio.Future[Draft] | None = None
+
+    def begun(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[Draft]:
+        """The draft to be."""
+        if self._found is None:
+            self._found = loop.run_in_executor(carrier(), self._function)
+            self._found.add_done_callback(_look)
+        return self._found
+
+    def draft(self) -> Draft | None:
+        """It; None where it was not opened, because the run is being fenced. Raises what opening it raised."""
+        found = self._found
+        return found.result() if found is not None and found.done() else None
+
+
+def _look(found: asyncio.Future[Draft]) -> None:
+    if not found.cancelled():
+        found.exception()  # nobody may be there any more to whom it could be raised
 
 
 def _resolve(turn: asyncio.Future[None]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from concurrent.futures import Future
+from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,7 @@ from agentflow.engine.effects import (
 from agentflow.engine.handing_on import record_failure
 from agentflow.engine.hooks import running, tell
 from agentflow.engine.limits import commit_and_give_back, give_back_soon, take_for_tags
+from agentflow.engine.readings import stored
 from agentflow.engine.records import Place, Record
 from agentflow.engine.returned import taken
 from agentflow.engine.runtime import DURABLY, Extras, Interrupted, Overdue
@@ -43,6 +46,7 @@ from agentflow.errors import (
 )
 from agentflow.model.states import is_state
 from agentflow.model.steps import StepRow
+from agentflow.payloads.envelopes import Draft
 from agentflow.payloads.failures import encode_failure
 
 if TYPE_CHECKING:
@@ -73,12 +77,12 @@ async def _execute(call: Call, place: Place, rt: Runtime) -> Any:
     if record is not None and record.end and not _goes_on(call, record):
         await keep_order(call, place, record, rt)
         call.last = record.row
-        await rt.deliver(run, record)
+        opened = await rt.deliver(run, record)
         run.check(frame)
         tell_edit(call, record.details())
         if call.ending is not None:
             call.ending.recall(run.codec, record)
-        return recall(call.run, record, frame.scope)
+        return recall(call.run, record, frame.scope, opened)
     call.refusals = 0 if record is None else record.refusals
     annotate(call, record)
     await rt.settled(run)
@@ -146,7 +150,7 @@ async def _happened(call: Call, place: Place, told: Told, rt: Runtime) -> Any:
     """A person said that it happened, with this result."""
     run = call.run
     child = body_frame(call, place, None)
-    data, value = run.codec.round_trip(told.value)
+    data, value = await stored(run, told.value, rt)
     details = {"around": call.frame.scope.hex(), "told": True, "arguments": told.executed}
     rows = [
         *start_rows(call.frame),
@@ -258,9 +262,22 @@ async def _intend(
 async def _outcome(call: Call, child: Frame, rt: Runtime) -> tuple[bytes, Any] | Exception:
     """What the body gives, encoded, or what it raises."""
     try:
-        return call.run.codec.round_trip(await _shielded_body(call, child, rt))
+        value = await _shielded_body(call, child, rt)
+        data, value = call.run.codec.drafted(value)
+        return (await _kept(call, child, data, rt) if isinstance(data, Draft) else data), value
     except Exception as error:
         return error
+
+
+async def _kept(call: Call, child: Frame, draft: Draft, rt: Runtime) -> bytes:
+    """What the row holds of a large value. A cancellation meanwhile does not keep the end from being recorded."""
+    try:
+        return await rt.transfer(partial(call.run.codec.keep, draft))
+    except Interrupted as cancelled:
+        details = {"arguments": child.executed, "around": call.frame.scope.hex()}
+        row = end_row(call, child, "completed", cancelled.outcome.result(), details)
+        await _record_late(call, row, rt)
+        raise
 
 
 async def _shielded_body(call: Call, child: Frame, rt: Runtime) -> Any:
@@ -281,7 +298,7 @@ async def _shielded_body(call: Call, child: Frame, rt: Runtime) -> Any:
     except Interrupted as cancelled:
         CURRENT.reset(token)
         token = CURRENT.set(child)
-        await _record_late(call, _late_row(call, child, cancelled), rt)
+        await _to_its_end(call, _end_late(call, child, cancelled, rt))
         raise
     except Unwinding as error:
         note_unwinding(run, error)
@@ -293,8 +310,14 @@ async def _shielded_body(call: Call, child: Frame, rt: Runtime) -> Any:
         run.bodies.discard(child)
 
 
-def _late_row(call: Call, child: Frame, cancelled: Interrupted) -> StepRow:
-    """The end of an effect whose body ended after its caller had been cancelled."""
+async def _end_late(call: Call, child: Frame, cancelled: Interrupted, rt: Runtime) -> None:
+    """Record the end of an effect whose body ended after its caller had been cancelled."""
+    row = await _late_row(call, child, cancelled, rt)
+    _note(call, row)
+    await rt.commit(call.run, [row], DURABLY)
+
+
+async def _late_row(call: Call, child: Frame, cancelled: Interrupted, rt: Runtime) -> StepRow:
     details = {"arguments": child.executed, "around": call.frame.scope.hex()}
     error = cancelled.outcome.exception()
     if error is None:
@@ -302,7 +325,7 @@ def _late_row(call: Call, child: Frame, cancelled: Interrupted) -> StepRow:
             value = cancelled.outcome.result()
             if is_state(value):
                 value = taken(value, call.noted(), call.policy.name)
-            data, _ = call.run.codec.round_trip(value)
+            data, _ = await stored(call.run, value, rt)
             return end_row(call, child, "completed", data, details)
         except Exception as broken:
             error = broken
@@ -315,10 +338,14 @@ def _late_row(call: Call, child: Frame, cancelled: Interrupted) -> StepRow:
 
 async def _record_late(call: Call, row: StepRow, rt: Runtime) -> None:
     """Commit a row although the caller has been cancelled."""
-    run = call.run
     _note(call, row)
-    hop = asyncio.ensure_future(rt.commit(run, [row], DURABLY))
-    run.shielded.add(hop)
+    await _to_its_end(call, rt.commit(call.run, [row], DURABLY))
+
+
+async def _to_its_end(call: Call, work: Coroutine[Any, Any, None]) -> None:
+    """Await what is to be done although the caller has been cancelled, and may be once more."""
+    hop = asyncio.ensure_future(work)
+    call.run.shielded.add(hop)
     while not hop.done():
         try:
             await asyncio.shield(hop)

@@ -24,6 +24,7 @@ from agentflow.engine.hooks import running, tell_of_run
 from agentflow.engine.limits import enter_run, leave_run
 from agentflow.engine.logs import flush_logs, run_log
 from agentflow.engine.places import close_places
+from agentflow.engine.readings import stored
 from agentflow.engine.records import ROOT, attempt_scope
 from agentflow.engine.returned import consumed, settled, taken
 from agentflow.engine.runtime import INLINE, LOOP, Inline, Loop, Overdue, drive
@@ -369,7 +370,7 @@ async def _finished(
     failure: bytes | None = None
     if error is None:
         try:
-            data, value = active.codec.round_trip(value)
+            data, value = await stored(active, value, rt)
         except CodecError as broken:
             state, value, error = StateType.FAILED, None, broken
     ending = active.ending

@@ -22,6 +22,7 @@ from agentflow.engine.runtime import LOOP, Overdue, running_loop
 from agentflow.engine.streams import CLOSE, AsyncStream, Course, Emit, Push, SyncStream
 from agentflow.engine.termination import live_on_loop
 from agentflow.errors import TaskTimeoutError
+from agentflow.payloads.codec import KEPT
 
 if TYPE_CHECKING:
     from agentflow.engine.active import ActiveRun
@@ -47,7 +48,12 @@ def _whole(items: Items, body: Body, rt: Runtime) -> Body:
             error = TaskTimeoutError(items.name, items.seconds or 0.0)
             run.ending.state = timed_out(error)
             raise error from None
-        return None if items.kept is None else run.codec.decode(items.joined())
+        if items.kept is None:
+            return None
+        joined = items.joined()
+        if KEPT in joined:  # some are read from where they are kept
+            return await rt.read(run, partial(run.codec.decode, joined))
+        return run.codec.decode(joined)
 
     return replace(body, fn=whole, policy=replace(body.policy, timeout_seconds=None))
 

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from agentflow.engine.context import CURRENT, Frame
 from agentflow.engine.endings import Ending
-from agentflow.engine.runtime import running_loop
+from agentflow.engine.runtime import LOOP, running_loop
 from agentflow.engine.seats import lent
 from agentflow.errors import ColourError, Unwinding, UsageError
 from agentflow.model.states import State, StateType
+from agentflow.payloads.envelopes import Draft, takes_long
 
 if TYPE_CHECKING:
     from agentflow.engine.active import ActiveRun
@@ -37,6 +38,7 @@ class TaskFuture(Generic[R_co]):
         "__weakref__",
         "_callbacks",
         "_content",
+        "_drafts",
         "_home",
         "_kind",
         "_run",
@@ -61,6 +63,8 @@ class TaskFuture(Generic[R_co]):
         #: The value, the id of the row that holds it, or the exception.
         self._content: Any = None
         self._callbacks: list[Callable[[], None]] | None = None
+        #: Its value, opened: once for each who is about to ask for it.
+        self._drafts: list[Draft] | None = None
         run.submitted = True
         self._home = run.futures
         self._home[self] = None
@@ -166,7 +170,19 @@ class TaskFuture(Generic[R_co]):
         self._check_not_inside()
         self.seen = True
         yield from self.ended().__await__()
+        if self._kind == self._ROW:
+            yield from self.fetch().__await__()
         return cast("R_co", self._outcome())
+
+    async def fetch(self) -> None:
+        """Once it has ended: have its value opened beside the running loop for the next look, where that takes long."""
+        if self._kind != self._ROW:
+            return
+        data = self._run.stored_value(self._content)
+        if not takes_long(data):
+            return
+        draft = await LOOP.read(self._run, partial(self._run.codec.open, data))
+        self._drafts = [*(self._drafts or ()), draft]
 
     async def ended(self) -> None:
         """Return when it has ended, whatever came of it."""
@@ -185,7 +201,10 @@ class TaskFuture(Generic[R_co]):
     def _outcome(self) -> Any:
         if self._kind == self._ERROR:
             raise self._content
-        return self._run.read_value(self._content) if self._kind == self._ROW else self._content
+        if self._kind != self._ROW:
+            return self._content
+        drafts = self._drafts
+        return self._run.codec.read(drafts.pop()) if drafts else self._run.read_value(self._content)
 
     def _check_not_inside(self) -> None:
         """Raise `UsageError` where the code that waits for it is its own."""

@@ -19,13 +19,14 @@ import orjson
 from agentflow.engine.attempts import annotate, run_attempts, watched
 from agentflow.engine.context import CURRENT, Frame
 from agentflow.engine.logs import run_log
+from agentflow.engine.readings import stored
 from agentflow.engine.runtime import LOOP, Inline, running_loop
 from agentflow.engine.step import Call, count_effect, decoded, detach, find, note_unwinding, recall
 from agentflow.engine.streams import CLOSE, START, AsyncStream, Course, Emit, Push, Stretch, SyncStream
 from agentflow.engine.tags import TAGS
 from agentflow.errors import ColourError, CorruptRecord, ParameterError, Unwinding
-from agentflow.payloads.codec import as_part
-from agentflow.payloads.envelopes import Draft
+from agentflow.payloads.codec import KEPT, as_part, kept_part
+from agentflow.payloads.envelopes import Draft, takes_long
 
 if TYPE_CHECKING:
     from agentflow.engine.active import ActiveRun
@@ -146,7 +147,7 @@ class Items:
 
     async def _hand_over(self, item: Any, child: Frame, rt: Runtime) -> Push:
         run = child.run
-        item = self._keep(item, child)
+        item = await self._keep(item, child, rt)
         self.count += 1
         if self.count <= self.skip:
             return START
@@ -167,7 +168,7 @@ class Items:
             run.check(child)
         return push
 
-    def _keep(self, item: Any, child: Frame) -> Any:
+    async def _keep(self, item: Any, child: Frame, rt: Runtime) -> Any:
         if self.kept is None:
             return item
         if isinstance(item, (Generator, AsyncGenerator)):
@@ -175,7 +176,7 @@ class Items:
             text = f"{self.name} yields generators, so its items cannot be recorded; on resume it runs again"
             run_log(child.run, text, step=self.name)
             return cast("Any", item)
-        data, item = child.run.codec.round_trip(item)
+        data, item = await stored(child.run, item, rt)
         self.kept.append(as_part(data))
         return item
 
@@ -276,7 +277,7 @@ class _Streaming:
             return
         told: dict[str, Any] = {}
         if items.returned is not None:
-            data, items.returned = call.run.codec.round_trip(items.returned)
+            data, items.returned = await stored(call.run, items.returned, self._rt)
             told["returned"] = orjson.Fragment(as_part(data))
         if items.closed:
             told["closed"] = len(items.kept)
@@ -286,17 +287,17 @@ class _Streaming:
         at = self._items.effect_at
         return {} if at is None else {"effect_at": at}
 
-    def _pack(self, value: None) -> tuple[bytes, None]:
+    def _pack(self, value: None) -> tuple[bytes | Draft, None]:
         """The recorded form of the body's end."""
         joined = self._items.joined()
         # what the store is kept by must be found in the row itself, and such items are encrypted already
-        return joined if b'"$":"kept"' in joined else self._call.run.codec.keep(Draft(joined)), value
+        return joined if KEPT in joined else self._call.run.codec.at_once(Draft(joined)), value
 
     # -- what is recorded
     async def _replay(self, record: Record, place: Place) -> Any:
         call, run, details = self._call, self._call.run, record.details()
         given = record.event == "completed"
-        parts: list[Any] = orjson.loads(self._text(record)) if given else details.get("items", [])
+        parts: list[Any] = orjson.loads(await self._text(record)) if given else details.get("items", [])
         push = await self._again(parts, record)
         if push is not CLOSE and "closed" in details:
             run_log(run, f"{call.policy.name} was closed after {len(parts)} items; now more are asked for")
@@ -312,12 +313,26 @@ class _Streaming:
         returned = details.get("returned")
         return None if returned is None or push is CLOSE else decoded(run, orjson.dumps(returned))
 
-    def _text(self, record: Record) -> bytes:
+    async def _text(self, record: Record) -> bytes:
         """The recorded items; what cannot be read stops the run."""
+        run, data = self._call.run, record.value or b"[]"
         try:
-            return self._call.run.codec.text(record.value or b"[]")
+            if takes_long(data):
+                return await self._rt.read(run, partial(run.codec.text, data))
+            return run.codec.text(data)
         except CorruptRecord as error:
-            note_unwinding(self._call.run, error)
+            note_unwinding(run, error)
+            raise
+
+    async def _item(self, data: bytes) -> Any:
+        """A recorded item; what cannot be read stops the run."""
+        run, kept = self._call.run, kept_part(data)
+        if kept is None or not takes_long(kept):
+            return decoded(run, data)
+        try:
+            return run.codec.read(await self._rt.read(run, partial(run.codec.open, kept)))
+        except CorruptRecord as error:
+            note_unwinding(run, error)
             raise
 
     async def _again(self, parts: list[Any], record: Record | None) -> Push:
@@ -332,7 +347,7 @@ class _Streaming:
             if items.kept is not None:
                 items.kept.append(data)
             items.count += 1
-            push = await Emit(decoded(run, data))
+            push = await Emit(await self._item(data))
             if push.how == "close":
                 return CLOSE
             run.check(call.frame)

@@ -55,6 +55,9 @@ class GroupCommit:
         await turn
 
     def _flush(self, run: ActiveRun, loop: asyncio.AbstractEventLoop) -> None:
+        if run.readings.busy:
+            run.readings.after(partial(self._flush, run, loop))
+            return
         batch, self._waiting = self._waiting, []
         rows = [row for request in batch for row in request.rows]
         if len(rows) > 1:
@@ -81,6 +84,9 @@ class GroupCommit:
         batch: list[_Request],
         hop: asyncio.Future[None],
     ) -> None:
+        if run.readings.busy:
+            run.readings.after(partial(self._landed, run, loop, batch, hop))
+            return
         self._flushing = False
         _tell(batch, hop.exception())
         if self._waiting:

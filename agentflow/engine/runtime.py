@@ -16,6 +16,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from agentflow.engine.context import CURRENT, Frame
+from agentflow.engine.readings import carrier, opening_of
 from agentflow.engine.seats import lent, seat, sit, standing
 from agentflow.engine.shielding import Interrupted as Interrupted  # noqa: PLC0414 - it is raised from here
 from agentflow.engine.shielding import finish
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from agentflow.engine.records import Record
     from agentflow.engine.waiting import Wakeup
     from agentflow.model.steps import StepRow
+    from agentflow.payloads.envelopes import Draft
 
 T = TypeVar("T")
 
@@ -51,8 +53,8 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> T:
 class Runtime(Protocol):
     """What the engine needs of a colour."""
 
-    async def deliver(self, run: ActiveRun, record: Record) -> None:
-        """Return when it is the record's turn."""
+    async def deliver(self, run: ActiveRun, record: Record) -> Draft | None:
+        """Return when it is the record's turn; with its value, if it has one that took long to open."""
         ...
 
     async def settled(self, run: ActiveRun) -> None:
@@ -65,6 +67,18 @@ class Runtime(Protocol):
 
     async def blocking(self, function: Callable[[], T]) -> T:
         """Do something that blocks for long (a durable commit)."""
+        ...
+
+    async def transfer(self, function: Callable[[], T]) -> T:
+        """Bring a large value to where it is kept, or from there."""
+        ...
+
+    async def read(self, run: ActiveRun, function: Callable[[], T]) -> T:
+        """Bring a large value from where it is kept, at its reader's own time; see `agentflow.engine.readings`."""
+        ...
+
+    async def at_hand(self, futures: Sequence[TaskFuture[Any]]) -> None:
+        """Return when the values of futures that have ended can be asked for, once each, without taking long."""
         ...
 
     #: Whether what the user's function returns is awaited.
@@ -137,7 +151,7 @@ class Inline:
 
     awaits = False
 
-    async def deliver(self, run: ActiveRun, record: Record) -> None:
+    async def deliver(self, run: ActiveRun, record: Record) -> Draft | None:
         del run
         record.claimed = 2
 
@@ -152,6 +166,16 @@ class Inline:
 
     async def blocking(self, function: Callable[[], T]) -> T:
         return function()
+
+    async def transfer(self, function: Callable[[], T]) -> T:
+        return function()
+
+    async def read(self, run: ActiveRun, function: Callable[[], T]) -> T:
+        del run
+        return function()
+
+    async def at_hand(self, futures: Sequence[TaskFuture[Any]]) -> None:
+        del futures  # whoever asks for them may block
 
     async def shielded(
         self,
@@ -250,11 +274,13 @@ class Loop:
 
     awaits = True
 
-    async def deliver(self, run: ActiveRun, record: Record) -> None:
-        if len(run.tasks) <= 1:
-            record.claimed = 2
-        else:
-            await run.delivery.deliver(asyncio.get_running_loop(), record)
+    async def deliver(self, run: ActiveRun, record: Record) -> Draft | None:
+        opening = opening_of(run, record)
+        if len(run.tasks) > 1:
+            return await run.delivery.deliver(asyncio.get_running_loop(), record, opening)
+        found = None if opening is None else await self.transfer(opening)
+        record.claimed = 2
+        return found
 
     async def settled(self, run: ActiveRun) -> None:
         if run.records is not None and len(run.tasks) > 1:
@@ -269,8 +295,21 @@ class Loop:
             await self.blocking(partial(run.journal.append, run.number, run.epoch, rows))
 
     async def blocking(self, function: Callable[[], T]) -> T:
+        return await self._hop(writer(), function)
+
+    async def transfer(self, function: Callable[[], T]) -> T:
+        return await self._hop(carrier(), function)
+
+    async def read(self, run: ActiveRun, function: Callable[[], T]) -> T:
+        return await run.readings.read(partial(self.transfer, function))
+
+    async def at_hand(self, futures: Sequence[TaskFuture[Any]]) -> None:
+        for future in futures:
+            await future.fetch()
+
+    async def _hop(self, threads: ThreadPoolExecutor, function: Callable[[], T]) -> T:
         frame = CURRENT.get()
-        hop = asyncio.get_running_loop().run_in_executor(writer(), function)
+        hop = asyncio.get_running_loop().run_in_executor(threads, function)
         if frame is None:
             return await finish(hop)
         frame.run.hops += 1  # a run with one on its way is not quiet, whatever else waits in it

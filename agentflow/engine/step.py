@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from threading import get_ident
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ from agentflow.errors import (
 )
 from agentflow.model.states import is_state
 from agentflow.model.steps import StepKind, StepRow
-from agentflow.payloads.envelopes import TEXT
+from agentflow.payloads.envelopes import TEXT, Draft
 from agentflow.payloads.failures import decode_failure
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Call:
     #: Waits whose answers the next row takes.
     answered: tuple[str, ...] = ()
     #: The value of its body to how it is stored, where that is not the codec's business.
-    pack: Callable[[Any], tuple[bytes, Any]] | None = None
+    pack: Callable[[Any], tuple[bytes | Draft, Any]] | None = None
     #: Seconds that its body has, where that is not the business of whoever runs it.
     limit: float | None = None
     #: Its body is run on item by item, by whoever consumes them.
@@ -195,12 +196,17 @@ def _renamed(call: Call, scope: Scope, place: Place) -> Record | None:
     return None
 
 
-def recall(run: ActiveRun, record: Record, scope: bytes) -> Any:
-    """The recorded outcome, for a caller in `scope`: its value, or its exception raised."""
+def recall(run: ActiveRun, record: Record, scope: bytes, opened: Draft | None = None) -> Any:
+    """The recorded outcome, for a caller in `scope`: its value, or its exception raised.
+
+    `opened`: what the row holds, where that has been opened already.
+    """
     value = record.row.value
     run.tally.reused += 1
     try:
         if record.event in {"completed", "cached"}:
+            if opened is not None:
+                return run.codec.read(opened)
             return None if value is None else run.codec.decode(value)
         if value is None:
             message = f"the recorded failure of {record.name} has no exception"
@@ -262,7 +268,7 @@ async def execute(call: Call, rt: Runtime) -> Any:
             return await replay(call, record, rt)
         child = body_frame(call, place if record is None else record.place, record)
         try:
-            data, value = run.codec.round_trip(await run_body(call, child, rt))
+            data, value = run.codec.drafted(await run_body(call, child, rt))
         except Exception as error:
             run.check(frame)
             raise (await record_error(call, child, error, rt)) from error.__cause__
@@ -289,19 +295,21 @@ async def replay(call: Call, record: Record, rt: Runtime) -> Any:
     if record.effect:
         count_effect(call, record.place)
     call.last = record.row
-    await rt.deliver(call.run, record)
+    opened = await rt.deliver(call.run, record)
     if call.run.guarded:
         call.run.check(call.frame)
     if record.value is not None and (len(record.value) > LARGE or record.value[0] < TEXT):
         call.stored = record.row.id
     if call.ending is not None:
         call.ending.recall(call.run.codec, record)
-    return recall(call.run, record, call.frame.scope)
+    return recall(call.run, record, call.frame.scope, opened)
 
 
-async def record_value(call: Call, child: Frame, data: bytes, value: Any, rt: Runtime) -> None:
+async def record_value(call: Call, child: Frame, data: bytes | Draft, value: Any, rt: Runtime) -> None:
     """Commit a plain step's value."""
     run, frame, policy = call.run, call.frame, call.policy
+    if isinstance(data, Draft):
+        data = await rt.transfer(partial(run.codec.keep, data))
     if run.records is not None:
         await rt.settled(run)
     if run.guarded:

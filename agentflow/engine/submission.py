@@ -31,7 +31,7 @@ _MOST_STANDING = 256
 class Work:
     """A submitted task that has not ended."""
 
-    __slots__ = ("context", "future", "lane", "loop", "prepare", "rt", "run", "task")
+    __slots__ = ("context", "future", "inputs", "lane", "loop", "prepare", "rt", "run", "task")
 
     def __init__(
         self,
@@ -43,6 +43,7 @@ class Work:
         lane: Lane | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
         rt: Loop = LOOP,
+        inputs: Sequence[TaskFuture[Any]] = (),
     ) -> None:
         self.run = run
         #: Makes the call, where it is going to run.
@@ -51,6 +52,8 @@ class Work:
         self.lane = lane
         #: The loop that an async task runs on.
         self.loop = loop
+        #: The futures whose values the call takes.
+        self.inputs = inputs
         #: How it is run there.
         self.rt = rt
         self.task: asyncio.Task[None] | None = None
@@ -224,13 +227,14 @@ def submit_async(
     context: Context | None = None,
     lane: Lane | None = None,
     rt: Loop = LOOP,
+    inputs: Sequence[TaskFuture[Any]] = (),
 ) -> TaskFuture[Any]:
     """Run an async task as an asyncio task of the running loop, or on one background loop if there is none here.
 
-    `prepare` makes the call, once the futures of `wait_for` have ended.
+    `prepare` makes the call, once the futures of `wait_for` have ended; it asks for the values of `inputs`.
     """
     loop = running_loop() or loop_for(run)
-    work = Work(name, run, prepare, context or copy_context(), lane=lane, loop=loop, rt=rt)
+    work = Work(name, run, prepare, context or copy_context(), lane=lane, loop=loop, rt=rt, inputs=inputs)
     _after(wait_for, partial(launch_on_loop if lane is None else lane.start, work))
     return work.future
 
@@ -278,6 +282,8 @@ def _create(work: Work) -> None:
 
 
 async def _execute_on_loop(work: Work) -> None:
+    if work.inputs:
+        await work.rt.at_hand(work.inputs)
     call = work.call()
     value = await execute(call, work.rt)  # takes this asyncio task out of the run's
     work.future.settle(value, call.stored)

@@ -28,6 +28,8 @@ from agentflow.payloads.envelopes import PART_SIZE, TEXT, Draft
 from agentflow.payloads.shapes import Shape
 from agentflow.payloads.vault import Vault
 
+#: How a part of JSON text begins that holds what a row could hold of a value; see `as_part`.
+KEPT = b'{"$":"kept","v":'
 _INT_LIMIT = 1 << 63
 _TAG = "$"
 _HINTS = (
@@ -102,12 +104,7 @@ class Codec:
 
     def again(self, draft: Draft) -> Any:
         """What a later life would read of a draft. Raises `CorruptRecord`."""
-        return self._again(draft.text, draft.parts)
-
-    def _again(self, text: bytes, parts: Sequence[Any]) -> Any:
-        if not parts:
-            return self._read(text, parts)
-        return self._read(text, [part if part.__class__ in UNCHANGED else _copied(part) for part in parts])
+        return self._read(draft.text, _copies(draft.parts))
 
     def _read(self, text: bytes, parts: Sequence[Any]) -> Any:
         try:
@@ -129,22 +126,36 @@ class Codec:
         """The text of what a row holds; large parts are not in it, and not read. Raises `CorruptRecord`."""
         return data if data and data[0] >= TEXT else self._vault.open(data, parts=False).text
 
+    def read(self, draft: Draft) -> Any:
+        """The value of a draft that was opened, and that nobody reads again. Raises `CorruptRecord`."""
+        return self._read(draft.text, draft.parts)
+
     def round_trip(self, value: Any) -> tuple[bytes, Any]:
         """What a row holds of `value`, and what a later life would read: what the caller receives in this one."""
+        data, value = self.drafted(value)
+        return self._vault.keep(data) if isinstance(data, Draft) else data, value
+
+    def drafted(self, value: Any) -> tuple[bytes | Draft, Any]:
+        """The same; but of a value that takes long to `keep`, its draft, which nobody else can change."""
         kind = value.__class__
         if kind is int and -_INT_LIMIT <= value < _INT_LIMIT and not self.encrypts:
             return b"%d" % value, value
         trail = _Trail()
-        text = self._encoded(value, trail)
+        text, parts = self._encoded(value, trail), trail.parts
         if kind not in UNCHANGED:
+            parts = _copies(parts)
             try:
-                value = self._again(text, trail.parts)
+                value = self._read(text, parts)
             except CorruptRecord as error:
                 message = f"{_name(value)} does not survive being stored and read back ({error}); {_HINTS}"
                 raise CodecError(message) from error
-        if len(text) > self._limit or trail.parts:
-            return self._vault.keep(Draft(text, trail.parts)), value
+        if len(text) > self._limit or parts:
+            return self.at_once(Draft(text, parts)), value
         return text, value
+
+    def at_once(self, draft: Draft) -> bytes | Draft:
+        """What a row holds of an encoded value; the draft itself where it takes long to `keep`."""
+        return draft if self._vault.takes_long(draft) else self.keep(draft)
 
     def _encoded(self, value: Any, trail: _Trail) -> bytes:
         """The text of a value; its large parts are left in `trail`."""
@@ -268,7 +279,14 @@ class Codec:
 
 def as_part(data: bytes) -> bytes:
     """What a row could hold of a value as JSON text, for what is stored inside of other JSON."""
-    return data if data[0] >= TEXT else b'{"$":"kept","v":"%b"}' % base64.b64encode(data)
+    return data if data[0] >= TEXT else KEPT + b'"%b"}' % base64.b64encode(data)
+
+
+def kept_part(data: bytes) -> bytes | None:
+    """What `as_part` was given, where that was not JSON text itself."""
+    if not data.startswith(KEPT):
+        return None
+    return base64.b64decode(orjson.loads(data)["v"])
 
 
 class _Trail(list[int]):
@@ -280,6 +298,11 @@ class _Trail(list[int]):
         """Keep a part beside the text; returns what stands for it there."""
         self.parts = [*self.parts, part]
         return _tagged("part", i=len(self.parts) - 1)
+
+
+def _copies(parts: Sequence[Any]) -> Sequence[Any]:
+    """Parts that whoever has the original ones cannot change."""
+    return [part if part.__class__ in UNCHANGED else _copied(part) for part in parts] if parts else parts
 
 
 def _copied(part: Any) -> Any:
@@ -383,7 +406,8 @@ def register_codec(
 ) -> None:
     """Store values of exactly type `kind` as what `encode` makes of them (storable itself); `decode` undoes it.
 
-    `tag` names the rule in the journal for ever: choose one that no other package takes (``"acme.Thing"``).
+    `tag` names the rule in the journal for ever: choose one that no other package takes (``"acme.Thing"``). `decode`
+    must not change what it is given.
     """
     shape = Shape(
         tag=tag,

@@ -158,6 +158,11 @@ def referred(data: bytes) -> tuple[str, int] | None:
         raise CorruptRecord(message) from error
 
 
+def takes_long(data: bytes) -> bool:
+    """Whether to open what a row holds may take long: it is in a store, or much of it has to be decrypted or copied."""
+    return data[0] < TEXT and (data[0] == REFERENCE or len(data) > PART_SIZE)
+
+
 def ciphertext(key_id: str, nonce: bytes, sealed: bytes) -> bytes:
     """What a row holds of a small encrypted value."""
     return b"%c%c%b%b%b" % (CIPHERTEXT, len(key_id), key_id.encode(), nonce, sealed)

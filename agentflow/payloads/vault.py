@@ -17,7 +17,7 @@ from agentflow.errors import CorruptRecord
 from agentflow.payloads import envelopes
 from agentflow.payloads.blobs import BlobStore
 from agentflow.payloads.encryption import NO_KEYS, Keyring
-from agentflow.payloads.envelopes import Chunks, Draft, read_draft
+from agentflow.payloads.envelopes import PART_SIZE, Chunks, Draft, read_draft
 
 _NAME = re.compile(r"(?:(?P<key>[A-Za-z0-9][A-Za-z0-9._-]*)/)?(?P<digest>[0-9a-f]{64})(?:\.\d+)?")
 #: Folder of the marks on blobs that are about to be removed.
@@ -54,6 +54,11 @@ class Vault:
             return envelopes.reference(self._stored(self.store, draft), size)
         data = b"".join(draft.chunks()) if draft.parts else draft.text
         return self.keyring.seal(data) if self.encrypts else data
+
+    def takes_long(self, draft: Draft) -> bool:
+        """Whether to keep a value may take long: it goes to the store, or much of it has to be encrypted or copied."""
+        size = len(draft.text)
+        return bool(draft.parts) or size > PART_SIZE or (self.store is not None and size > self.limit)
 
     def open(self, data: bytes, *, parts: bool = True) -> Draft:
         """The draft that a row holds. Without `parts` its text alone, and a blob is not checked beyond that.

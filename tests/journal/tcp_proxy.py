@@ -1,4 +1,4 @@
-"""A TCP proxy that cuts what goes through it: before a request has arrived, or before its answer came back."""
+"""A TCP proxy that cuts or holds what goes through it: before a request has arrived, or before its answer came back."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ class TcpProxy:
         #: What becomes of the next request that has `word` in it: "before", "after" (its answer is lost), or nothing.
         self._fault, self._word = "", b""
         self.fired = 0
+        #: A request waits here, until it is let go.
+        self.held, self.let_go = threading.Event(), threading.Event()
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
 
@@ -29,6 +31,7 @@ class TcpProxy:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.let_go.set()
         with suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)  # wakes whoever accepts
         self._listening.close()
@@ -42,7 +45,9 @@ class TcpProxy:
         return urlsplit(url)._replace(netloc=f"127.0.0.1:{self.port}").geturl()
 
     def arm(self, fault: str, word: str = "") -> None:
-        """Have the next request with that word in its first piece cut; an empty fault cuts nothing."""
+        """Have the next request with that word in its first piece cut, or "hold" it; an empty fault cuts nothing."""
+        self.held.clear()
+        self.let_go.clear()
         with self._lock:
             self._fault, self._word = fault, word.encode()
 
@@ -79,6 +84,9 @@ class TcpProxy:
                     break
                 if fault == "after":
                     deaf.set()
+                if fault == "hold":
+                    self.held.set()
+                    self.let_go.wait()
                 server.sendall(piece)
         self._hang_up(client if not deaf.is_set() else server, server)
 
