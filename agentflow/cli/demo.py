@@ -30,7 +30,7 @@ from agentflow.cli.demo_stage import (
     run_of,
     worker_environment,
 )
-from agentflow.cli.execution import tell_wait
+from agentflow.cli.execution import tell_waits
 from agentflow.cli.output import COMPLETED, FAILED, WAITS_FOR_PERSON, has_terminal, people, print_json, say
 from agentflow.cli.progress import RunProgress, watching
 from agentflow.cli.questions import answer_on_terminal, question_panel, questions_of
@@ -314,8 +314,7 @@ def _close(tour: Tour, *, json: bool) -> int:
     if run.error is not None:
         failure = describe_failure(run.error)
         say(f"   {failure['type']}: {failure['text']}", style="red")
-    for wait in waits:
-        tell_wait(wait)
+    tell_waits(waits)
     if waits:
         say(f"Then go on with: agentflow runs resume {run.id}")
     say("\nPut this flow into your chat, where its approvals appear, too:")

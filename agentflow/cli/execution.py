@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TextIO
 
@@ -21,12 +21,15 @@ from agentflow.journal.protocol import Journal
 from agentflow.model.runs import Origin, Run
 from agentflow.model.states import StateType
 from agentflow.model.steps import ENDS
-from agentflow.model.waits import Wait, WaitKind
+from agentflow.model.waits import PERSON_KINDS, Wait, WaitKind
 from agentflow.payloads.envelopes import Draft
 from agentflow.payloads.failures import describe_failure
 from agentflow.payloads.opening import open_codec
 from agentflow.shells import mark_worker
 from agentflow.views import StepTree, plain, stamp, waiting_view
+
+#: What a run waits for is told one by one up to here.
+_TOLD_WAITS = 5
 
 
 @dataclass(frozen=True)
@@ -181,8 +184,7 @@ def tell(report: Report) -> None:
         failure = describe_failure(run.error, report.opened)
         say(f"{failure['type']}: {failure['text']}"[:2_000], style="red")
         say(f"Traceback: agentflow runs show {run.id}")
-    for wait in report.waiting_for:
-        tell_wait(wait)
+    tell_waits(report.waiting_for)
     if report.unclaimed:
         say(
             f"Recorded side effects that the run did not ask for again: {', '.join(report.unclaimed)}",
@@ -192,13 +194,33 @@ def tell(report: Report) -> None:
         say(f"Resume with: agentflow runs resume {run.id}")
 
 
-def tell_wait(wait: Wait) -> None:
-    """What a run waits for and how to answer, for people."""
+def tell_waits(waits: Iterable[Wait]) -> None:
+    """What a run waits for and how to answer, for people: the first few, timers and equal events as one."""
+    alike: dict[str, list[Wait]] = {}
+    for wait in sorted(waits, key=lambda wait: (wait.kind not in PERSON_KINDS, wait.due or 0)):
+        alike.setdefault(_ALIKE.get(wait.kind, lambda wait: wait.id)(wait), []).append(wait)
+    groups = list(alike.values())
+    for group in groups[:_TOLD_WAITS]:
+        _tell_wait(group[0], several=len(group) > 1)
+    if len(groups) > _TOLD_WAITS:
+        run_id = groups[0][0].run_id
+        say(f"and for more: agentflow approvals ls --run {run_id}, agentflow runs show {run_id} --json")
+
+
+#: By what waits are alike, of which one says enough.
+_ALIKE: dict[WaitKind, Callable[[Wait], str]] = {
+    WaitKind.TIMER: lambda _: "a timer",
+    WaitKind.EVENT: lambda wait: f"event {wait.name}",
+}
+
+
+def _tell_wait(wait: Wait, *, several: bool) -> None:
     if wait.kind is WaitKind.TIMER:
-        say(f"Waits until {stamp(wait.due)}")
+        say(f"Waits until {stamp(wait.due)}" + (", and for later timers" if several else ""))
     elif wait.kind is WaitKind.EVENT:
         say(
-            f"Waits for the event {wait.name!r}: agentflow events send {wait.run_id} {wait.name} --payload JSON"
+            f"Waits for the event {wait.name!r}{', several times' if several else ''}: "
+            f"agentflow events send {wait.run_id} {wait.name} --payload JSON"
         )
     else:
         say(f"Waits for a person: {describe_wait(wait)}")

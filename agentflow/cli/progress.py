@@ -132,8 +132,11 @@ class RunProgress:
         for name in dict.fromkeys(names):
             count = names.count(name)
             tree.add(Spinner("dots", Text(name if count == 1 else f"{name} x{count}", style="yellow")))
-        for wait in self.waits():
+        waits = self.waits()
+        for wait in waits[:_SIBLINGS]:
             tree.add(Text(f"⏸ waits for {describe_wait(wait)}", style="yellow"))
+        if len(waits) > _SIBLINGS:
+            tree.add(Text("⏸ waits for more", style="yellow"))
         return tree
 
     def final(self, headline: Text) -> RenderableType:

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from agentflow.cli.execution import tell_doubts, tell_wait, tell_what_is_left
+from agentflow.cli.execution import tell_doubts, tell_waits, tell_what_is_left
 from agentflow.cli.finding import find_run
 from agentflow.cli.output import COMPLETED, json_text, print_json, print_line, when
 from agentflow.cli.progress import RunProgress
@@ -62,8 +62,7 @@ def show(run: str, /, *, life: int | None = None, json: Flag = False) -> int:
     tell_doubts(view["in_doubt"])
     tell_what_is_left(journal, found)
     waits_no_more = found.state.is_final or found.state is StateType.CANCELLING
-    for wait in () if waits_no_more else journal.list_waits(number=found.number):
-        tell_wait(wait)
+    tell_waits(() if waits_no_more else journal.list_waits(number=found.number))
     return COMPLETED
 
 

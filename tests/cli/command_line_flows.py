@@ -103,6 +103,13 @@ async def waits_for_event() -> str:
 
 
 @flow
+async def waits_for_much(names: int = 7) -> None:
+    """For each of several events twice, and for two timers."""
+    events = [wait_for_event(f"event {number // 2}", str) for number in range(2 * names)]
+    await asyncio.gather(sleep(3600), sleep(7200), *events)
+
+
+@flow
 async def waits_for_long() -> None:
     await sleep(3600)
 

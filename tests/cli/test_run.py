@@ -65,6 +65,18 @@ def test_waiting_run_leaves_the_process(shell: Shell, name: str, code: int, kind
     assert f"agentflow runs resume {found['run_id']}" in done.err
 
 
+def test_what_a_run_waits_for_is_told_in_a_few_lines(shell: Shell) -> None:
+    """Of a run that waits for hundreds of things it says the first few, and how to see all of them."""
+    done = shell("run", f"{FLOWS}:waits_for_much")
+    told = [line for line in done.err.splitlines() if line.startswith(("Waits", "and for"))]
+    assert [line.split(":")[0] for line in told[:2]] == [
+        "Waits for the event 'event 0', several times",
+        "Waits for the event 'event 1', several times",
+    ]
+    assert told[-1].startswith("and for more: agentflow approvals ls --run")
+    assert len(told) == 6
+
+
 def test_event_lets_a_run_go_on(shell: Shell) -> None:
     """An event sent from another process is what the resumed run gets; before it, resuming waits again."""
     run = shell("run", f"{FLOWS}:waits_for_event", "--json").json()["run_id"]
