@@ -5,7 +5,10 @@ A limit is defined outside of the code (``agentflow limits set NAME N``); a name
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Generator, Iterable
+import asyncio
+from collections.abc import Awaitable, Generator, Iterable, Sequence
+from contextvars import ContextVar
+from threading import get_ident
 from types import TracebackType
 from typing import Any
 
@@ -22,6 +25,7 @@ from agentflow.errors import (
     LimitNotFoundError,
     MissingContextError,
     ParameterError,
+    SlotDeadlockError,
     UsageError,
 )
 from agentflow.journal.opening import open_journal
@@ -38,9 +42,21 @@ __all__ = [
     "ConcurrencyLimitConfig",
     "ConcurrencyLimitStrategy",
     "LimitNotFoundError",
+    "SlotDeadlockError",
     "concurrency",
     "rate_limit",
 ]
+
+
+_Held = tuple[object, tuple[str, ...]]
+_NOTHING: _Held = (None, ())
+#: The claims that blocks hold around the running code, and the branch of code in which they do.
+_HELD: ContextVar[_Held] = ContextVar("agentflow_held", default=_NOTHING)
+
+
+def _branch() -> object:
+    """The asyncio task or the thread: code that runs in it one thing after the other."""
+    return get_ident() if running_loop() is None else asyncio.current_task()
 
 
 class _Wish:
@@ -81,12 +97,21 @@ class _Wish:
         settings = Settings.from_environment()
         return open_journal(settings), settings
 
-    async def taken(self, frame: Frame | None, rt: Runtime, *, spends: bool = False) -> str:
-        """Take the slots; returns the claim, "" where nothing is held."""
+    async def taken(
+        self, frame: Frame | None, rt: Runtime, *, around: Sequence[str] = (), spends: bool = False
+    ) -> str:
+        """Take the slots; returns the claim, "" where nothing is held. `around`: claims of the blocks around."""
         journal, settings = self.journal(frame)
         step = "" if frame is None else frame.policy.name
         claim: Claim = claim_of(
-            journal, settings, self.names, frame=frame, step=step, slots=self.occupy, lease=self.lease
+            journal,
+            settings,
+            self.names,
+            frame=frame,
+            step=step,
+            slots=self.occupy,
+            lease=self.lease,
+            around=around,
         )._replace(spends=spends, strict=self.strict)
         held = await take(journal, settings, claim, rt, frame=frame, patience=self.timeout)
         return claim.id if held and not spends else ""
@@ -111,6 +136,8 @@ class concurrency:  # noqa: N801 - Prefect's name
         AcquireConcurrencySlotTimeoutError: on entering, when `timeout_seconds` have passed. Inside a flow this is
             recorded, as a task's failure is.
         LimitNotFoundError: on entering, if `strict`.
+        SlotDeadlockError: on entering inside of another block, where the two limits' holders would wait for each other
+            for ever. Recorded, too; with retries of the task around it the others go on meanwhile.
         ColourError: on entering with ``with`` on a thread whose event loop runs.
         MissingContextError: on entering in a body that a task runner has sent to another process. Limit the task by a
             tag, or hold the slot around its call.
@@ -176,6 +203,8 @@ class _Block:
         self._child: Frame | None = None
         #: How many different calls the branch had made when the block began.
         self._calls = 0
+        #: What was held around it.
+        self._before: _Held = _NOTHING
 
     async def enter(self, rt: Runtime) -> None:
         """Take the slots, unless an earlier life has left the block behind."""
@@ -193,10 +222,21 @@ class _Block:
                     if not frame.run.changed:
                         return
         try:
-            self._claim = await self._wish.taken(frame, rt)
-        except AcquireConcurrencySlotTimeoutError as error:
+            around = self._around()
+            self._claim = await self._wish.taken(frame, rt, around=around)
+        except (AcquireConcurrencySlotTimeoutError, SlotDeadlockError) as error:
             await self._record(rt, "failed", error)
             raise
+        if self._claim:
+            self._before = _HELD.get()
+            _HELD.set((_branch(), (*around, self._claim)))
+
+    def _around(self) -> tuple[str, ...]:
+        """The claims that are held until this block has ended: those of blocks, and of a task, that run this code."""
+        branch, claims = _HELD.get()
+        claims = claims if branch == _branch() else ()
+        own = "" if self._frame is None else self._frame.root.claim
+        return (own, *claims) if own and own not in claims else claims
 
     def _placed(self, frame: Frame) -> Record | None:
         """Settle the block's place among the calls of its branch; returns what is recorded of it."""
@@ -222,6 +262,7 @@ class _Block:
         claim, frame = self._claim, self._frame
         if not claim:
             return
+        _HELD.set(self._before)
         journal, _ = self._wish.journal(frame)
         interrupted = error is not None and not isinstance(error, Exception)
         if interrupted or frame is None or self._call is None or not self._has_calls(frame):

@@ -251,6 +251,21 @@ class AcquireConcurrencySlotTimeoutError(AgentflowError, TimeoutError):
         return type(self), (self.names, self.seconds)
 
 
+class SlotDeadlockError(AgentflowError):
+    """A block inside of a block waited for a slot that would never have come: its holder waits for one held here."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(
+            f"no slot of {', '.join(names)} can become free: whoever holds it waits for what the block around this one "
+            "holds; name limits that are needed together in one block, as in concurrency(['a', 'b']), or nest them "
+            "everywhere in the same order"
+        )
+        self.names = tuple(names)
+
+    def __reduce__(self) -> tuple[type[SlotDeadlockError], tuple[tuple[str, ...]]]:
+        return type(self), (self.names,)
+
+
 class MissingContextError(AgentflowError, RuntimeError):
     """A call that only makes sense inside a flow was made outside of one."""
 

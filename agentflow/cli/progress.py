@@ -31,6 +31,8 @@ _RAREST = 5.0
 _REDRAWS_PER_SECOND = 10
 #: Steps of one name side by side are shown one by one up to here, beyond as one line.
 _SIBLINGS = 4
+#: Characters of an error, or of a state's message, that are shown beside a step.
+_SHORT = 200
 
 _MARKS = {
     "completed": ("✓", "green"),
@@ -209,12 +211,16 @@ def _line(step: dict[str, Any], before: frozenset[str], ids: int) -> Text:
     detail: dict[str, Any] = step["detail"] or {}
     named = detail.get("state")  # one that the body has returned
     if named is not None:
-        line.append(
-            f"  {named['name']}{': ' if named['message'] else ''}{named['message']}".split("\n")[0][:200]
-        )
+        line.append(_in_short(f"  {named['name']}{': ' if named['message'] else ''}{named['message']}"))
     if step["error"] is not None:
-        line.append(f"  {step['error']['type']}: {step['error']['text']}".split("\n")[0][:200], "red")
+        line.append(_in_short(f"  {step['error']['type']}: {step['error']['text']}"), "red")
     return line
+
+
+def _in_short(text: str) -> str:
+    """The first line of a text, as much of it as fits beside a step."""
+    first = text.split("\n", maxsplit=1)[0]
+    return first if len(first) <= _SHORT else f"{first[: _SHORT - 1]}…"
 
 
 def _words_of(step: dict[str, Any]) -> str:
@@ -287,8 +293,8 @@ def print_changes(changed: list[dict[str, Any]], write: Callable[[str], None] = 
         groups.setdefault((step["event"], step["name"], *alone), []).append(step)
     for (event, name, *alone), group in groups.items():
         if alone:
-            fault = f"{group[0]['error']['type']}: {group[0]['error']['text']}".split("\n")[0]
-            write(f"  {event:<9} {name}  {fault[:200]}")
+            fault = _in_short(f"{group[0]['error']['type']}: {group[0]['error']['text']}")
+            write(f"  {event:<9} {name}  {fault}")
             continue
         took = max((step["ended"] or 0.0) - step["started"] for step in group)
         write(f"  {event:<9} {name}{f' x{len(group)}' if len(group) > 1 else ''}  {seconds(max(took, 0.0))}")

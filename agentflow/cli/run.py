@@ -96,6 +96,7 @@ def recover_interrupted(journal: Journal, flow: Flow[..., Any]) -> bool:
             tell(report)
             return False
         say(
-            f"recovered run {found.id}: {report.run.state}, {report.reused} steps reused, {seconds(report.elapsed_s)}"
+            f"recovered run {found.id}: {report.run.state}, {report.reused} step{'s' * (report.reused != 1)} reused, "
+            f"{seconds(report.elapsed_s)}"
         )
     return True

@@ -10,15 +10,16 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from agentflow.engine.deadlocks import claim_id, is_nested, to_give_up
 from agentflow.engine.draining import hold
 from agentflow.engine.queueing import may_go_on
 from agentflow.engine.waiting import Wakeup
-from agentflow.errors import AcquireConcurrencySlotTimeoutError, Unwinding
+from agentflow.errors import AcquireConcurrencySlotTimeoutError, SlotDeadlockError, Unwinding
 from agentflow.journal.protocol import Journal
 from agentflow.model.ids import new_id
 from agentflow.model.limits import Claim, Grant
@@ -36,6 +37,8 @@ _IDLE = 1.0
 _SHORTEST = 0.001
 #: Seconds between two looks at whether any process has committed something, while a claim waits.
 _GLANCE = 0.02
+#: Seconds between two looks at whether blocks wait for each other, while a claim inside of a block waits.
+_DEADLOCK_LOOK = 0.5
 
 
 class Turn(Wakeup):
@@ -59,6 +62,8 @@ class Turn(Wakeup):
         self.due = due
         self.clock = clock
         self.granted = False
+        #: Others can go on only if it waits no longer.
+        self.stuck = False
         #: Called when it is granted, by the keeper's thread.
         self.then = then
 
@@ -85,6 +90,7 @@ class Keeper:
         #: When, and at which version of the journal, those who wait were served last.
         self._served = 0.0
         self._version: int = -1
+        self._searched = time.monotonic()
         self._wake = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -194,6 +200,21 @@ class Keeper:
             turn.serve()
         for turn in late:
             turn.wake()
+        if now >= self._searched + _DEADLOCK_LOOK:
+            self._searched = now
+            self._break_deadlock()
+
+    def _break_deadlock(self) -> None:
+        """Have a claim of this process give up that keeps others, and itself, waiting for ever."""
+        with self._lock:
+            nested = any(is_nested(claim) for claim in self._turns)
+        if nested:
+            claim = to_give_up(self._journal.list_limits(), self._journal.list_slots())
+            with self._lock:
+                turn = self._turns.pop(claim, None)
+            if turn is not None:
+                turn.stuck = True
+                turn.wake()
 
 
 _keepers: WeakKeyDictionary[Journal, Keeper] = WeakKeyDictionary()
@@ -218,11 +239,12 @@ def claim_of(
     step: str = "",
     slots: int = 1,
     lease: float | None = None,
+    around: Sequence[str] = (),
 ) -> Claim:
-    """A new claim of the run in which `frame` stands, or of this process."""
+    """A new claim of the run in which `frame` stands, or of this process; `around`: see `claim_id`."""
     run = None if frame is None else frame.run
     return Claim(
-        id=new_id(),
+        id=claim_id(around),
         names=tuple(dict.fromkeys(names)),
         slots=slots,
         run=0 if run is None else run.number,
@@ -248,8 +270,8 @@ async def take(
 
     `on_wait` is called when it has to wait.
 
-    Raises `AcquireConcurrencySlotTimeoutError` after `patience` seconds, what stops the run, and what the journal
-    refuses. Then nothing is held.
+    Raises `AcquireConcurrencySlotTimeoutError` after `patience` seconds, `SlotDeadlockError`, what stops the run, and
+    what the journal refuses. Then nothing is held.
     """
     keeper = keeper_of(journal)
     clock = time.time if frame is None else frame.run.clock
@@ -268,6 +290,8 @@ async def take(
             granted = Grant.HELD if turn.granted else Grant.REFUSED
             if granted is Grant.HELD and claim.spends:
                 keeper.drop(claim.id)
+            if turn.stuck and not turn.granted:
+                raise SlotDeadlockError(claim.names)
         if granted is Grant.REFUSED:
             raise AcquireConcurrencySlotTimeoutError(claim.names, patience or 0.0)
     except asyncio.CancelledError:  # by its exact class, which asyncio.timeout wants
