@@ -22,10 +22,11 @@ from pydantic_ai.usage import RunUsage
 
 from agentflow.agents.operations import ToolCall
 from agentflow.engine.context import CURRENT
-from agentflow.engine.effects import Edit, json_arguments
+from agentflow.engine.effects import Edit
 from agentflow.engine.policy import ApprovalRule, StepPolicy, retry_delays
 from agentflow.errors import ApprovalDenied, CorruptRecord
 from agentflow.model.steps import StepKind
+from agentflow.payloads.showing import as_shown
 from agentflow.task_options import RetryDelay
 
 #: The key of a tool's metadata under which its options stand.
@@ -68,7 +69,7 @@ class ToolStep:
         self._call, self._body = call, body
         self._proposed = dict(call.arguments)
         #: JSON of the arguments as the model proposed them.
-        self.shown = json_arguments(self._proposed)
+        self.shown = as_shown(self._proposed)
 
     def policy(self, options: ToolOptions, *, to_sign: bool, reason: Mapping[str, Any] | None) -> StepPolicy:
         """How the step behaves. `to_sign`: a person has to sign this call; `reason`: what the tool says of it."""
@@ -157,7 +158,7 @@ class ToolStep:
         frame = CURRENT.get()
         edits = list(frame.root.edits) if frame is not None else []
         if arguments is not None and is_edited:
-            edits.insert(0, Edit(call.name, self.shown, json_arguments(arguments)))
+            edits.insert(0, Edit(call.name, self.shown, as_shown(arguments)))
         if edits:
             record["edits"] = [edit._asdict() for edit in edits]
         return record

@@ -6,6 +6,7 @@ No tool, scope or function that a model can reach calls this module.
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from typing import Any, cast
 
 import jsonschema
@@ -22,6 +23,7 @@ from agentflow.model.waits import (
     WaitKind,
     binding,
 )
+from agentflow.payloads.showing import find_shortened
 
 
 def decide(
@@ -73,12 +75,20 @@ def complete_edit(wait: Wait, edited: Any) -> dict[str, Any]:
         message = f"{wait.id}: {wait.name} has no argument {names}; it has {known}"
         raise DecisionRefusedError(message)
     whole: dict[str, Any] = {**proposed, **given}
-    check_schema(wait, whole)
+    shortened = {name for name, value in whole.items() if find_shortened(value)}
+    torn = sorted(name for name in shortened if name not in proposed or whole[name] != proposed[name])
+    if torn:
+        message = f"{wait.id}: of {', '.join(torn)} only the beginning is shown; leave it as it is, or give it whole"
+        raise DecisionRefusedError(message)
+    check_schema(wait, whole, unseen=shortened)
     return whole
 
 
-def check_schema(wait: Wait, value: Any) -> None:
-    """Raise `DecisionRefusedError` where `value` does not fit the wait's schema."""
+def check_schema(wait: Wait, value: Any, *, unseen: Collection[str] = ()) -> None:
+    """Raise `DecisionRefusedError` where `value` does not fit the wait's schema.
+
+    `unseen`: names of arguments that are not there whole; they stay what they are.
+    """
     if not wait.schema:
         return
     validator: Any = jsonschema.Draft202012Validator(wait.schema)
@@ -87,6 +97,7 @@ def check_schema(wait: Wait, value: Any) -> None:
         for fault in sorted(
             validator.iter_errors(value), key=lambda fault: list(map(str, fault.absolute_path))
         )
+        if not fault.absolute_path or fault.absolute_path[0] not in unseen
     ]
     if faults:
         message = f"{wait.id}: " + "; ".join(faults[:5])

@@ -12,7 +12,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import orjson
-from pydantic_core import to_jsonable_python
 
 from agentflow.engine.draining import hold
 from agentflow.engine.forks import in_words
@@ -23,6 +22,7 @@ from agentflow.model.lives import Fork
 from agentflow.model.runs import Origin
 from agentflow.model.steps import StepKind
 from agentflow.model.waits import Decision, Verdict, Wait, WaitKind, binding
+from agentflow.payloads.showing import as_shown
 
 if TYPE_CHECKING:
     from agentflow.engine.active import ActiveRun
@@ -114,7 +114,7 @@ def tell_edit(call: Call, details: dict[str, Any]) -> None:
 
 def shown_arguments(call: Call) -> dict[str, Any]:
     """What a person is shown of a call: its arguments by name as JSON, extra ones among them, its receiver left out."""
-    return json_arguments(call.flat(call.arguments()))
+    return as_shown(call.flat(call.arguments()))
 
 
 def edited_arguments(call: Call, shown: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
@@ -129,13 +129,6 @@ def edited_arguments(call: Call, shown: dict[str, Any], wanted: dict[str, Any]) 
         return {**bound, **changes}
     valid = validate({**call.flat(bound), **changes})
     return {**bound, **{name: valid[name] for name in valid if name in changes or name not in shown}}
-
-
-def json_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Arguments as a person sees them: JSON, secrets masked, what JSON does not know as text."""
-    return to_jsonable_python(
-        arguments, fallback=lambda value: f"<{type(value).__qualname__}>", inf_nan_mode="strings"
-    )
 
 
 def unexpected(frame: Frame, place: Place) -> Record | None:
@@ -337,7 +330,7 @@ def _signed(call: Call, permission: Permission, decision: Decision | None) -> Pe
         except ParameterError as error:
             raise ValueError(str(error)) from None
         permission.args, permission.kwargs = call.rebind(edited)
-        permission.executed, permission.edited = json_arguments(call.flat(edited)), True
+        permission.executed, permission.edited = as_shown(call.flat(edited)), True
         permission.signed = decision.answer
     return permission
 

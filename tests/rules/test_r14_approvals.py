@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from decimal import Decimal
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from agentflow.flows import Flow
 from agentflow.journal.memory import MemoryJournal
 from agentflow.model.states import StateType
 from agentflow.model.waits import Channel, Decision, Verdict, Wait, WaitKind, binding
+from agentflow.payloads.showing import as_shown
 from tests.fundamentals.lives import (
     Clock,
     Death,
@@ -369,3 +372,78 @@ def test_two_equal_effects_need_two_signatures() -> None:
     answer(journal, Verdict.APPROVED)
     assert go_on(journal, run_id, twice).state is StateType.COMPLETED
     assert len(PAID) == 2
+
+
+SENT: list[Any] = []
+
+
+@task(side_effect=True, approval="always")
+def publish(text: str, page: dict[str, Any], picture: bytes, numbers: list[int]) -> int:
+    """Show it to everybody."""
+    SENT.append((text, page, picture, numbers))
+    return len(text)
+
+
+LONG = "a very long text, " * 10_000
+PAGE = {"title": "News", "body": LONG}
+PICTURE = b"\x89PNG\xff" * 50_000
+NUMBERS = list(range(50_000))
+
+
+@flow
+def publishing() -> int:
+    return publish(LONG, PAGE, PICTURE, NUMBERS)
+
+
+def test_what_nobody_can_read_by_eye_is_shown_by_its_beginning_and_its_digest() -> None:
+    """The journal stays small, other content is another signature, and what runs is what was passed."""
+    SENT.clear()
+    journal, run_id = asked(publishing)
+    shown = open_wait(journal).question["arguments"]
+    assert len(str(shown)) < 10_000
+    assert shown["text"].startswith("a very long text, a very")
+    assert f"... (180,000 characters in all, SHA-256 {sha256(LONG.encode()).hexdigest()})" in shown["text"]
+    assert shown["page"] == {"title": "News", "body": shown["text"]}
+    assert shown["picture"] == f"<250,000 bytes, SHA-256 {sha256(PICTURE).hexdigest()}>"
+    assert shown["numbers"].startswith("[0,1,2,")
+    answer(journal, Verdict.APPROVED)
+    assert resume(publishing, run_id, journal, options(gate=True)).value == len(LONG)
+    assert SENT == [(LONG, PAGE, PICTURE, NUMBERS)]
+    assert sum(len(row.detail or b"") for row in rows(journal, name="publish")) < 30_000
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        ({"page": {"title": "Other", "body": "CUT"}}, "of page only the beginning is shown"),
+        ({"text": "more CUT"}, "of text only the beginning is shown"),
+    ],
+)
+def test_what_was_cut_short_is_no_value(edit: dict[str, Any], words: str) -> None:
+    """An edit that would execute a beginning is refused."""
+    journal, _ = asked(publishing)
+    cut = open_wait(journal).question["arguments"]["text"]
+    whole = json.loads(json.dumps(edit).replace("CUT", json.dumps(cut)[1:-1]))
+    with pytest.raises(DecisionRefusedError, match=words):
+        answer(journal, Verdict.APPROVED, whole)
+    assert open_wait(journal).is_open
+
+
+def test_the_rest_can_be_edited_beside_what_was_cut_short() -> None:
+    """What stays as it is shown stays the very object that was passed."""
+    SENT.clear()
+    journal, run_id = asked(publishing)
+    asked_for = open_wait(journal).question["arguments"]
+    answer(journal, Verdict.APPROVED, {**asked_for, "text": "short"})
+    assert resume(publishing, run_id, journal, options(gate=True)).value == 5
+    ((text, page, picture, numbers),) = SENT
+    assert (text, page, picture, numbers) == ("short", PAGE, PICTURE, NUMBERS)
+
+
+def test_bytes_that_are_no_text_are_shown_wherever_they_stand() -> None:
+    """Inside of other values as base64."""
+    assert as_shown({"data": b"\xff", "text": b"abc", "inside": {"data": b"\xff"}}) == {
+        "data": f"<1 bytes, SHA-256 {sha256(bytes([255])).hexdigest()}>",
+        "text": "abc",
+        "inside": {"data": "_w=="},
+    }
