@@ -51,7 +51,8 @@ def show(run: str, /, *, life: int | None = None, json: Flag = False) -> int:
     progress = RunProgress(journal, found)
     progress.reasons = True
     progress.recorded, progress.ids = frozenset(), SHORT_ID  # this is no life in which some steps are old
-    headline = Text(f"{found.flow}: {len(progress.steps)} steps", style="bold")
+    count = len(progress.steps)
+    headline = Text(f"{found.flow}: {count} step{'s' * (count != 1)}", style="bold")
     Console(highlight=False).print(progress.final(headline))
     _explain(view)
     if view["result"] is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
@@ -105,7 +107,8 @@ class RayPlace:
             function = self._connected(name)
             # never repeated by Ray: whether a body runs again is for the engine to say
             options = {"num_cpus": 1, "name": name, **self._options, "max_retries": 0}
-            job.begin(self._ray, function.options(**options).remote(data))
+            folders = [entry or os.getcwd() for entry in sys.path]  # noqa: PTH109 - strings are what the path has
+            job.begin(self._ray, function.options(**options).remote(data, folders))
         except BaseException as error:  # noqa: BLE001 - told to whoever waits
             job.fail(error)
 
