@@ -47,9 +47,19 @@ def claimed(
 
 
 def loaded(
-    flow: RunnableFlow, journal: Journal, run: Run, options: Options, code: str, limits: RunLimits
+    flow: RunnableFlow,
+    journal: Journal,
+    run: Run,
+    options: Options,
+    code: str,
+    limits: RunLimits,
+    *,
+    fresh: bool = False,
 ) -> tuple[ActiveRun, dict[str, Any]]:
-    """A run that this process has claimed, with what is recorded of it, and its arguments; like `claimed`."""
+    """A run that this process has claimed, with what is recorded of it, and its arguments; like `claimed`.
+
+    `fresh`: nothing can be recorded of it, because this is its first life and it is no copy of another run.
+    """
     try:
         codec = open_codec(journal, options.settings)
         arguments: Any = codec.decode(run.parameters)
@@ -60,17 +70,26 @@ def loaded(
             lost = NotResumableError(run.id, missing)
             journal.set_state(run.number, run.epoch, StateType.CRASHED, message=str(lost), release=True)
             raise lost
-        lives = journal.lives(run.number)
-        fork = journal.fork_of(run.number)
-        changed = not {code, ""}.issuperset({run.fingerprint, *(life.fingerprint for life in lives)})
-        changed = changed or (fork is not None and fork.changed)
-        with _no_collection():
-            active = ActiveRun(journal, run, options, rows=journal.steps(run.number), changed=changed)
-        active.limited(limits).fork = fork
+        if fresh:
+            changed = run.fingerprint not in (code, "")
+            active = ActiveRun(journal, run, options, rows=[], changed=changed).limited(limits)
+        else:
+            active = _with_records(journal, run, options, code).limited(limits)
     except BaseException:
         journal.release_run(run)
         raise
     return active, arguments
+
+
+def _with_records(journal: Journal, run: Run, options: Options, code: str) -> ActiveRun:
+    lives = journal.lives(run.number)
+    fork = journal.fork_of(run.number)
+    changed = not {code, ""}.issuperset({run.fingerprint, *(life.fingerprint for life in lives)})
+    changed = changed or (fork is not None and fork.changed)
+    with _no_collection():
+        active = ActiveRun(journal, run, options, rows=journal.steps(run.number), changed=changed)
+    active.fork = fork
+    return active
 
 
 def _read(

@@ -74,6 +74,11 @@ class Ownership:
             self._mine.add(byte)
             return True
 
+    @property
+    def count(self) -> int:
+        """How many claims are this journal's."""
+        return len(self._mine)
+
     def release(self, number: int, epoch: int) -> None:
         """Let go of that claim, if it is this journal's."""
         byte = _byte(number, epoch)

@@ -15,6 +15,9 @@ from agentflow.model.runs import NewRun, Origin, Run
 from agentflow.model.states import StateType
 from agentflow.model.waits import Assurance, Channel, Decision, Verdict, Wait, WaitKind
 
+#: Where a row of table ``run`` has its epoch.
+EPOCH = 15
+
 
 def new_run_values(new: NewRun, state: StateType, owner: str) -> tuple[Any, ...]:
     """The parameters of ``create_run``; a run that somebody owns at once has epoch 1. `owner` "" = nobody."""

@@ -46,7 +46,7 @@ _NOT_SENT = frozenset({"try_append", "prune_runs"})
 #: Verbs that change nothing: they need no session, and can be asked again.
 READS = frozenset(
     {
-        "lives", "fork_of", "get_run", "list_runs", "due_runs", "is_owned", "steps", "get_wait", "list_waits",
+        "lives", "forked", "fork_of", "get_run", "list_runs", "due_runs", "is_owned", "steps", "get_wait", "list_waits",
         "unread_answers", "list_limits", "list_slots", "free_slots", "cached", "cache_entries", "key_holder", "logs",
         "pruned_at", "get_deployment", "list_deployments",
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from agentflow.deployments import Asked, ask_for_run, defaults_of, find_deployment
@@ -33,7 +33,6 @@ class Asking(ABC):
     background: dict[str, Flow[..., Any]]
     options: Options
     _under_way: dict[str, Kind]
-    _threads: dict[str, threading.Thread]
     _changed: threading.Condition
 
     @abstractmethod
@@ -101,10 +100,15 @@ class Asking(ABC):
         run = self.journal.get_run(run_id)
         if run is None:
             raise RunNotFoundError(run_id)
-        thread = self._threads.get(run_id)
-        if thread is not None and run.state.is_final:
-            thread.join(LAST_MOMENT)  # it has ended, and is just being given back
+        if run.state.is_final:
+            self._let_end([run_id], LAST_MOMENT)  # it may just be being given back
         return self.flow_of(run)
+
+    def _let_end(self, runs: Iterable[str], seconds: float) -> None:
+        """Wait for lives of these runs to be over."""
+        ending = set(runs)
+        with self._changed:
+            self._changed.wait_for(lambda: ending.isdisjoint(self._under_way), seconds)
 
     def serves(self, name: str) -> bool:
         """Whether runs of the flow of that name go on here; for runs in the background, the one around their task."""

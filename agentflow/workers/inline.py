@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 from agentflow.background import background_flow
@@ -38,6 +39,7 @@ from agentflow.model.states import StateType
 from agentflow.tasks import Task
 from agentflow.workers.admission import Admission, Kind, kind_of
 from agentflow.workers.asking import LAST_MOMENT, Asking
+from agentflow.workers.crew import Crew
 from agentflow.workers.pruning import Pruning
 from agentflow.workers.rests import Rests
 from agentflow.workers.suspects import Suspects
@@ -51,6 +53,14 @@ _BACKLOG = 100
 class _Terms(NamedTuple):
     code: str  # the fingerprint of the flow's code
     limits: RunLimits
+
+
+class _Claimed(NamedTuple):
+    """A run whose life is about to begin."""
+
+    run: Run
+    terms: _Terms
+    fresh: bool  # nothing is recorded of it
 
 
 class Worker(Asking):
@@ -78,7 +88,7 @@ class Worker(Asking):
         self._limited = self.background.keys() | (self.flows.keys() if limits_flows else set[str]())
         self.options = leaving(options or default_options())
         self._on_error = on_error
-        self._threads: dict[str, threading.Thread] = {}
+        self._crew = Crew()
         #: What the runs that are under way, or about to be, are runs of.
         self._under_way: dict[str, Kind] = {}
         self._backlog: deque[Run] = deque()  # waiting for a place
@@ -285,19 +295,13 @@ class Worker(Asking):
         return free
 
     def _start(self, flow: Flow[..., Any], run_id: str) -> bool:
-        thread = threading.Thread(
-            target=self._live, args=(flow, run_id), name=f"agentflow-{flow.name}", daemon=True
-        )
         try:
-            thread.start()
+            self._crew.start(partial(self._live, flow, run_id), f"agentflow-{flow.name}")
         except RuntimeError as error:  # the system gives no more threads
             self._under_way.pop(run_id, None)
             self.give_back(run_id)
             self._on_error(f"run {run_id} cannot begin here now: {error}")
             return False
-        with self._lock:
-            if run_id in self._under_way:
-                self._threads[run_id] = thread
         return True
 
     def _live(self, flow: Flow[..., Any], run_id: str) -> None:
@@ -312,7 +316,6 @@ class Worker(Asking):
             self._on_error(f"run {run_id} stopped here and can be resumed: {error}")
         finally:
             with self._lock:
-                self._threads.pop(run_id, None)
                 self._under_way.pop(run_id, None)
             self._suspects.forget(run_id)
             self._rests.note(run_id, moved=moved)
@@ -331,7 +334,7 @@ class InlineWorker(Worker):
         """See `Worker`."""
         super().__init__(journal, flows, **options)
         self._active: dict[str, ActiveRun] = {}
-        self._claimed: dict[str, tuple[Run, _Terms]] = {}  # their lives are about to begin
+        self._claimed: dict[str, _Claimed] = {}
 
     @property
     def places(self) -> int:
@@ -345,21 +348,27 @@ class InlineWorker(Worker):
         }
         terms = {run.id: known[kind_of(run)] for _, run in runs}
         wanted = [RunClaim(run_id, code, start=not limits.names) for run_id, (code, limits) in terms.items()]
-        claimed = {run.id: (run, terms[run.id]) for run in self.journal.claim_runs(wanted)}
-        self._claimed |= claimed
-        return claimed
+        claimed = self.journal.claim_runs(wanted)
+        first = {run.number for run in claimed if run.epoch == 1}
+        first -= set(self.journal.forked(list(first))) if first else first
+        held = {run.id: _Claimed(run, terms[run.id], run.number in first) for run in claimed}
+        self._claimed |= held
+        return held
 
     def give_back(self, run_id: str) -> None:
         known = self._claimed.pop(run_id, None)
         if known is not None:
-            self.journal.release_run(known[0])
+            self.journal.release_run(known.run)
 
     def live(self, flow: Flow[..., Any], run_id: str) -> bool:
         known = self._claimed.pop(run_id, None)
         if known is None:
+            if self._stopping:
+                return False
             active, arguments = flow.claim(run_id, journal=self.journal, options=self.options)
         else:
-            active, arguments = loaded(flow, self.journal, known[0], self.options, *known[1])
+            run, terms, fresh = known
+            active, arguments = loaded(flow, self.journal, run, self.options, *terms, fresh=fresh)
         with self._lock:
             self._active[run_id] = active
             if self._stopping:
@@ -392,8 +401,9 @@ class InlineWorker(Worker):
             lives = list(self._active.values())
         for life in lives:
             life.stop(Stopping("the process ended while it ran; it goes on when it is resumed"))
-        for thread in list(self._threads.values()):
-            thread.join(LAST_MOMENT)
+        self._let_end(self._under_way, LAST_MOMENT)
+        for run_id in tuple(self._claimed):
+            self.give_back(run_id)
         for life in lives:
             self.journal.release_run(life.run)
 

@@ -142,8 +142,7 @@ class ProcessWorker(Worker):
         for child in children:
             child.wait(max(0.0, deadline - time.monotonic()))
             child.kill()
-        for thread in list(self._threads.values()):
-            thread.join(_LAST_WORDS)
+        self._let_end(self._under_way, _LAST_WORDS)
 
 
 class Child:

@@ -42,7 +42,7 @@ answers = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=3), st.lists, max_leaves=3
 )
 verdicts = st.sampled_from(sorted(Verdict))
-statements = ["BEGIN", "SAVEPOINT", "SELECT", "INSERT", "UPDATE", "RELEASE", "COMMIT", "COMMIT"]
+statements = ["BEGIN", "SAVEPOINT", "SELECT", "INSERT", "UPDATE", "WITH", "RELEASE", "COMMIT", "COMMIT"]
 faults = st.none() | st.none() | st.none() | st.builds(Fault, st.sampled_from(statements), st.booleans())
 repeats = st.sampled_from([False, False, False, True])
 states = st.sampled_from(sorted(StateType))

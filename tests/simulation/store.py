@@ -41,7 +41,7 @@ _VERBS = [
 #: Verbs that change nothing: to die before or after one is the same.
 READS = frozenset(
     {
-        "version", "get_run", "list_runs", "due_runs", "is_owned", "lives", "fork_of", "steps", "get_wait",
+        "version", "get_run", "list_runs", "due_runs", "is_owned", "lives", "forked", "fork_of", "steps", "get_wait",
         "list_waits", "unread_answers", "list_limits", "list_slots", "free_slots", "cached", "cache_entries",
         "key_holder", "logs", "pruned_at",
     }

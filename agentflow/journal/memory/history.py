@@ -53,5 +53,8 @@ class MemoryHistory(MemoryRuns, MemorySteps):
         self._notify()
         return run
 
+    def forked(self, numbers: Sequence[int]) -> list[int]:
+        return [number for number in numbers if number in self._forks]
+
     def fork_of(self, number: int) -> Fork | None:
         return self._forks.get(number)

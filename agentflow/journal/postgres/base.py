@@ -134,7 +134,8 @@ class PostgresBase:
 
     def _notify(self) -> None:
         self._tell()
-        self._committer.announce(self._channel)
+        if not self._keeper.announce():
+            self._committer.announce(self._channel)
 
     def _tell(self) -> None:
         for callback in tuple(self._listeners):

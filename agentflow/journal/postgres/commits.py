@@ -14,14 +14,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import psycopg
 from psycopg import errors
 
 from agentflow.errors import Fenced, JournalUnavailable, Unwinding
 from agentflow.journal.bells import Asker, ring
-from agentflow.journal.postgres.connections import AGAIN, Line, Session, failed
+from agentflow.journal.postgres.connections import AGAIN, Line, Row, Session, failed
 from agentflow.journal.postgres.statements import SQL
 from agentflow.model.steps import StepRow
 
@@ -32,10 +32,17 @@ _STALE = "AF001"
 _MOMENT = 2.0
 
 
-class Append(Asker):
-    """Rows of a run, and statements that are committed with them."""
+class End(NamedTuple):
+    """A statement that changes a run only where nothing has to be looked at, and how to see whether it did."""
 
-    __slots__ = ("durable", "epoch", "error", "in_doubt", "more", "number", "rows")
+    values: Sequence[Any]
+    has_ended: Sequence[Any]
+
+
+class Append(Asker):
+    """Rows of a run, and statements that are committed with them; or the end of a run."""
+
+    __slots__ = ("durable", "end", "epoch", "error", "in_doubt", "more", "number", "rows", "took")
 
     def __init__(
         self,
@@ -45,9 +52,13 @@ class Append(Asker):
         more: Sequence[tuple[bytes, Sequence[Sequence[Any]]]] = (),
         *,
         durable: bool = False,
+        end: End | None = None,
     ) -> None:
         super().__init__()
         self.number, self.epoch, self.rows, self.more, self.durable = number, epoch, rows, more, durable
+        self.end = end
+        #: Whether it has ended by that.
+        self.took = False
         #: Whether it may be stored already.
         self.in_doubt = False
         self.error = cast("BaseException | None", None)
@@ -131,7 +142,7 @@ class Committer:
         raise named(error)
 
     @contextmanager
-    def _writing(self) -> Generator[None, None, None]:
+    def writing(self) -> Generator[None, None, None]:
         """Nobody else writes while the block is open."""
         self.line.lock.acquire()
         try:
@@ -250,14 +261,39 @@ class Committer:
 
         It is called again where the transaction was undone by the server, or lost with the connection.
         """
+        ended: list[T] = []  # what it gave, once its commit was asked for
+        return self._until_done(lambda session: self._once(session, work, ended, durable=durable))
+
+    def at_once(
+        self, statement: bytes, values: Sequence[Any], found: tuple[bytes, Sequence[Any]]
+    ) -> Row | None:
+        """Execute a statement that is a transaction by itself; its first row, if any.
+
+        It leaves its receipt itself: its first three parameters are the writer, the serial and the level.
+        `found`: by which its row is found after its reply was lost.
+        """
+        lost: list[bool] = []
+
+        def attempt(session: Session) -> Row | None:
+            repeated = bool(lost)
+            lost.append(True)
+            row = session.one(statement, (self.writer, self._serial, session.level, *values))
+            if row is None and repeated and session.value(SQL["receipt"], (self.writer,)) == self._serial:
+                row = session.one(*found)
+            self._recent.clear()
+            return row
+
+        return self._until_done(attempt)
+
+    def _until_done(self, attempt: Callable[[Session], T]) -> T:
+        """Attempt a transaction, and again where it was undone by the server, or lost with the connection."""
         deadline = self.line.deadline()
-        with self._writing():
+        with self.writing():
             self._serial += 1
-            ended: list[T] = []  # what it gave, once its commit was asked for
             while True:
                 session = self._session(deadline)
                 try:
-                    return self._once(session, work, ended, durable=durable)
+                    return attempt(session)
                 except psycopg.Error as error:
                     if session.is_lost(error):
                         self._give_up_at(deadline, error)
@@ -294,7 +330,7 @@ class Committer:
 
     def announce(self, channel: str) -> None:
         """Tell other processes that something was committed. Only a hint: where it fails, they find out by looking."""
-        with self._writing():
+        with self.writing():
             if self.line.has_session():
                 try:
                     self.line.session(0.0).do(SQL["announce"], (channel, self.writer))
@@ -303,7 +339,7 @@ class Committer:
 
     def resign(self, keeper: int) -> None:
         """Free what a keeper of this process owns, if the server is there; else its lease runs out."""
-        with self._writing():
+        with self.writing():
             if keeper and self.line.has_session():
                 session = self.line.session(0.0)
                 try:
@@ -318,7 +354,7 @@ class Committer:
 
     def close(self, why: str) -> None:
         """Let nothing be written any more."""
-        with self._writing():
+        with self.writing():
             if self.line.has_session() and not self.line.closed:
                 with suppress(psycopg.Error):
                     self.line.session(0.0).do(SQL["drop_receipts"], (self.writer,))
@@ -344,14 +380,21 @@ def _store(session: Session, batch: Sequence[Append], *, durable: bool) -> None:
         session.do(b"BEGIN")
         if durable:
             session.do(_level(session))
-        for claim in dict.fromkeys((request.number, request.epoch) for request in batch):
+        for claim in dict.fromkeys(
+            (request.number, request.epoch) for request in batch if request.end is None
+        ):
             session.do(SQL["fence"], claim)
         if rows := [row for request in batch for row in request.rows]:
             session.each(SQL["append_step"], rows)
         for request in batch:
             for statement, values in request.more:
                 session.each(statement, values)
+        ends = [
+            (request, session.later(SQL["end_run"], request.end.values)) for request in batch if request.end
+        ]
         session.do(b"COMMIT")
+    for request, ended in ends:
+        request.took = ended.rowcount > 0
 
 
 def _store_fenced(session: Session, epoch: int, rows: Sequence[StepRow]) -> bool:
@@ -368,6 +411,9 @@ def _store_fenced(session: Session, epoch: int, rows: Sequence[StepRow]) -> bool
 
 def _is_stored(session: Session, request: Append) -> bool:
     """Whether a transaction whose reply was lost had been committed. Raises what a stale owner is refused with."""
+    if request.end is not None:
+        request.took = session.one(SQL["run_has_ended"], request.end.has_ended) is not None
+        return request.took
     session.do(SQL["fence"], (request.number, request.epoch))
     found = session.all(SQL["steps_by_id"], ([row.id for row in request.rows],))
     if found and found != list(request.rows):

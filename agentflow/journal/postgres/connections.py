@@ -80,6 +80,10 @@ class Session:
         cursor = self.connection.cursor(binary=True) if self._in_one_go else self._cursor
         return cursor.execute(statement, values)
 
+    def later(self, statement: bytes, values: Sequence[Any]) -> psycopg.Cursor[Row]:
+        """Execute a statement of a block `in_one_go`, after which its answer can be read."""
+        return self._executed(statement, values)
+
     @contextmanager
     def in_one_go(self) -> Generator[None, None, None]:
         """Send the statements of the block together, and wait for their answers once, at its end."""

@@ -60,6 +60,9 @@ class PostgresHistory(PostgresBase):
         self._notify()
         return run
 
+    def forked(self, numbers: Sequence[int]) -> list[int]:
+        return [row[0] for row in self._all(SQL["forked"], (list(numbers),))]
+
     def fork_of(self, number: int) -> Fork | None:
         row = self._one(SQL["fork_of"], (number,))
         return None if row is None else Fork(*row[:4], changed=bool(row[4]), happened=row[5])

@@ -45,6 +45,8 @@ class Keeper:
         self._stop = False
         self._sleep, self._wake = os.pipe()
         self._next = 0.0
+        #: Something was committed of which other processes have not been told.
+        self._news = False
 
     def registered(self) -> int:
         """The number of a keeper whose lease is being renewed."""
@@ -74,6 +76,16 @@ class Keeper:
                 self._thread.start()
         os.write(self._wake, b".")
 
+    def announce(self) -> bool:
+        """Have the thread tell other processes that something was committed; False where there is none."""
+        with self._lock:
+            if self._thread is None or self._stop:
+                return False
+            if not self._news:  # else it is about to tell of this, too
+                self._news = True
+                os.write(self._wake, b".")
+            return True
+
     def close(self) -> None:
         """Stop the thread."""
         with self._lock:
@@ -84,6 +96,8 @@ class Keeper:
         self._line.close("the journal is closed")
         if self._thread is not None:
             self._thread.join()
+        if self._news:
+            self._committer.announce(self._channel)
         os.close(self._wake)
         os.close(self._sleep)
 
@@ -102,6 +116,7 @@ class Keeper:
                         self._tell()  # of what was said while nobody listened
                     while not self._stop:
                         self._renew(session)
+                        self._spread(session)
                         self._listen(session)
             except (psycopg.Error, OSError):
                 self._line.drop()
@@ -114,6 +129,11 @@ class Keeper:
             number = self.number
             if not session.do(SQL["renew_keeper"], (number,)):
                 self.forget(number)
+
+    def _spread(self, session: Session) -> None:
+        if self._news:
+            self._news = False
+            session.do(SQL["announce"], (self._channel, self._committer.writer))
 
     def _listen(self, session: Session) -> None:
         """Wait for news, for the time to renew, or to be woken."""

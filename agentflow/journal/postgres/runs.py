@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentflow.errors import RunFinishedError, RunOwnedError
 from agentflow.journal import rules
 from agentflow.journal.postgres.base import PostgresBase, changes, check_epoch, locked_run
 from agentflow.journal.postgres.cache import forget_run
+from agentflow.journal.postgres.commits import Append, End
 from agentflow.journal.postgres.connections import Session
 from agentflow.journal.postgres.statements import SQL
 from agentflow.journal.protocol import RunClaim, RunFilter
@@ -23,6 +24,19 @@ from agentflow.model.steps import SEQUENCE_BITS, StepRow
 _STOPPED = b"UPDATE run SET state = $1, ended = $2 WHERE number = $3"
 
 
+class Ended(NamedTuple):
+    """How a run ends."""
+
+    state: str
+    message: str
+    #: None: by the database's clock.
+    now: float | None
+    result: bytes | None
+    error: bytes | None
+    life: str
+    account: bytes | None
+
+
 class PostgresRuns(PostgresBase):
     """See `agentflow.journal.protocol.runs.RunVerbs`."""
 
@@ -32,7 +46,20 @@ class PostgresRuns(PostgresBase):
         owned = state is StateType.RUNNING if owned is None else owned
         owner = self.owner if owned else ""
         values = new_run_values(new, state, owner)
+        number = None if new.parent or new.deployment else self._create_at_once(values, owned=owned)
+        if number is None:
+            number = self._create(new, values, owned=owned)
+        self._notify()
+        return new_run(new, state, owner, number)
 
+    def _create_at_once(self, values: Sequence[Any], *, owned: bool) -> int | None:
+        """Its number, where nothing stands against it and it needs none above it."""
+        keeper = self._keeper.registered() if owned else None
+        found = (SQL["number_of_run"], values[:1])
+        row = self._committer.at_once(SQL["create_run_at_once"], (*values, keeper), found)
+        return None if row is None else int(row[0])
+
+    def _create(self, new: NewRun, values: Sequence[Any], *, owned: bool) -> int:
         def work(db: Session) -> int:
             if new.parent:
                 above = db.one(SQL["parent_locked"], (new.parent,))
@@ -50,9 +77,7 @@ class PostgresRuns(PostgresBase):
             db.do(SQL["keep_run"], (keeper, number))
             return number
 
-        number = self._commit_claim(start) if owned else self._commit(work)
-        self._notify()
-        return new_run(new, state, owner, number)
+        return self._commit_claim(start) if owned else self._commit(work)
 
     def claim_run(
         self,
@@ -146,6 +171,20 @@ class PostgresRuns(PostgresBase):
         release: bool = False,
         account: bytes | None = None,
     ) -> None:
+        if release and state.is_final:
+            ended = Ended(
+                state.value,
+                message,
+                None if self._clock is None else self._clock(),
+                result,
+                error,
+                end_of(state).value,
+                account,
+            )
+            if self._end(number, epoch, ended):
+                self._notify()
+                return
+
         def work(db: Session) -> None:
             check_epoch(db, number, epoch)
             row = db.one(b"SELECT state, epoch, message FROM run WHERE number = $1", (number,))
@@ -165,6 +204,13 @@ class PostgresRuns(PostgresBase):
 
         self._commit(work, durable=durable or release)
         self._notify()
+
+    def _end(self, number: int, epoch: int, ended: Ended) -> bool:
+        """End a run together with others that end now; False where it does not just run, which is to be looked at."""
+        end = End((number, epoch, self._keeper.number, *ended), (number, epoch, ended.state))
+        request = Append(number, epoch, (), durable=True, end=end)
+        self._committer.append(request)
+        return request.took
 
     def add_origin(self, run_id: str, origin: Origin) -> None:
         def work(db: Session) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from typing import Any, TypeVar
 
@@ -10,6 +10,7 @@ from agentflow.errors import JournalUnavailable
 from agentflow.journal.postgres import PostgresJournal
 from agentflow.journal.postgres.connections import Session
 from agentflow.journal.postgres.keeping import Keeper
+from agentflow.journal.postgres.runs import Ended
 from agentflow.journal.postgres.statements import SQL
 from agentflow.journal.protocol.serving import Answering, SessionOver, SessionRow, new_session
 from agentflow.journal.wire import outcome_bytes, outcome_from
@@ -31,6 +32,9 @@ class _WorkersKeeper(Keeper):
     def forget(self, number: int) -> None:
         if number == self.number:
             self.number = 0
+
+    def announce(self) -> bool:
+        return False
 
 
 class PostgresSession(PostgresJournal):
@@ -85,6 +89,15 @@ class PostgresSession(PostgresJournal):
 
     def _bury_the_dead(self) -> None:
         self._journal._bury_the_dead()  # noqa: SLF001 - what it does is no answer to a request
+
+    # what is answered is stored with what it tells of
+    def _create_at_once(self, values: Sequence[Any], *, owned: bool) -> int | None:
+        del values, owned
+        return None
+
+    def _end(self, number: int, epoch: int, ended: Ended) -> bool:
+        del number, epoch, ended
+        return False
 
     def _commit(self, work: Callable[[Session], T], *, durable: bool = True) -> T:
         request = self._answering.take()

@@ -34,6 +34,10 @@ class HistoryVerbs(Protocol):
         """
         ...
 
+    def forked(self, numbers: Sequence[int]) -> list[int]:
+        """Which of these runs began as copies."""
+        ...
+
     def fork_of(self, number: int) -> Fork | None:
         """Where the run was copied from; None for one that began with nothing."""
         ...

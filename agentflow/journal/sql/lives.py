@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from agentflow.journal.rows import first_life, life_from, run_from
+from agentflow.journal.rows import EPOCH, first_life, life_from, run_from
 from agentflow.model.lives import Life, LifeEnd
 
 Change = Callable[[str, Sequence[Any]], int]
 """Executes the statement of that name with its parameters, and gives how many rows it changed."""
-_EPOCH = 15
 
 
 def lives_of(rows: Sequence[Sequence[Any]], run: Callable[[], Sequence[Any] | None]) -> list[Life]:
@@ -18,7 +17,7 @@ def lives_of(rows: Sequence[Sequence[Any]], run: Callable[[], Sequence[Any] | No
     lives = [life_from(row) for row in rows]
     if not lives or lives[0].number > 1:
         row = run()
-        if row is not None and row[_EPOCH]:
+        if row is not None and row[EPOCH]:
             lives.insert(0, first_life(run_from(row)))
     return lives
 

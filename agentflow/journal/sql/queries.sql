@@ -17,6 +17,7 @@ UPDATE run SET epoch = epoch + 1, owner = ?1, crashes = crashes + ?3,
                state = CASE WHEN state = 'CANCELLING' OR ?5 = 0 THEN state ELSE 'RUNNING' END,
                message = CASE WHEN state = 'CANCELLING' OR ?5 = 0 THEN message ELSE '' END
 WHERE number = ?4
+RETURNING *
 
 -- name: run_epoch
 SELECT epoch FROM run WHERE number = ?
@@ -259,6 +260,9 @@ UPDATE run SET state = 'PENDING', message = '', ended = NULL, result = NULL, err
 
 -- name: insert_fork
 INSERT INTO fork VALUES (?, ?, ?, ?, ?, ?, ?)
+
+-- name: forked
+SELECT run FROM fork WHERE run IN (SELECT value FROM json_each(?))
 
 -- name: fork_of
 SELECT source, step, name, taken, changed, happened FROM fork WHERE run = ?

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import apsw
+import orjson
 
 from agentflow.journal import rules
 from agentflow.journal.rows import new_run_values, run_from
@@ -64,6 +65,9 @@ class SqliteHistory(SqliteBase):
         run = self._commit(work, durable=True)
         self._notify()
         return run
+
+    def forked(self, numbers: Sequence[int]) -> list[int]:
+        return [row[0] for row in self._all(SQL["forked"], (orjson.dumps(numbers).decode(),))]
 
     def fork_of(self, number: int) -> Fork | None:
         row = self._one(SQL["fork_of"], (number,))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import apsw
 import orjson
@@ -13,7 +13,7 @@ import orjson
 from agentflow.errors import JournalUnavailable, RunFinishedError, RunNotFoundError, RunOwnedError
 from agentflow.journal import rules
 from agentflow.journal.protocol import RunClaim, RunFilter
-from agentflow.journal.rows import new_run, new_run_values, run_from
+from agentflow.journal.rows import EPOCH, new_run, new_run_values, run_from
 from agentflow.journal.sql.filters import runs_listed
 from agentflow.journal.sql.lives import end_life
 from agentflow.journal.sqlite.base import SQL, SqliteBase, changes, check_epoch
@@ -105,10 +105,11 @@ class SqliteRuns(SqliteBase):
         crashed = 1 if run.state is StateType.RUNNING and run.owner else 0
         now = self._clock()
         lost = LifeEnd.TAKEN_OVER if held else LifeEnd.CRASHED
-        end_life(changes(db), run.number, run.epoch, run.owner, now, lost, last_words(run.state))
-        db.execute(SQL["claim_run"], (self.owner, now, crashed, run.number, int(claim.start)))
+        if run.epoch:
+            end_life(changes(db), run.number, run.epoch, run.owner, now, lost, last_words(run.state))
         db.execute(SQL["begin_life"], (run.number, run.epoch + 1, now, self.owner, asked, claim.fingerprint))
-        return self._need_run(db, run.id)
+        owned = (self.owner, now, crashed, run.number, int(claim.start))
+        return run_from(db.execute(SQL["claim_run"], owned).get)
 
     def _own(self, taken: list[tuple[int, int]], number: int, epoch: int, run_id: str, owner: str) -> None:
         if (number, epoch) in taken:  # the work is done once more after an interruption
@@ -241,16 +242,21 @@ class SqliteRuns(SqliteBase):
     def due_runs(
         self, now: float, *, after: int = 0, limit: int | None = None, without: Collection[str] = ()
     ) -> list[Run]:
-        moving = self._moving_runs(now, after, without)
-        return list(
-            islice((run for run in moving if not self._ownership.is_held(run.number, run.epoch)), limit)
-        )
+        # runs that are under way here can move, too
+        size = _PAGE if limit is None else min(_PAGE, limit + self._ownership.count)
+        moving = self._moving_runs(now, after, without, size)
+        free = (run_from(row) for row in moving if not self._ownership.is_held(row[0], row[EPOCH]))
+        return list(islice(free, limit))
 
-    def _moving_runs(self, now: float, after: int, without: Collection[str]) -> Iterator[Run]:
+    def _moving_runs(
+        self, now: float, after: int, without: Collection[str], size: int
+    ) -> Iterator[Sequence[Any]]:
         others = orjson.dumps(list(without)).decode()
-        while page := [run_from(row) for row in self._all(SQL["due_runs"], (after, _PAGE, others, now))]:
+        while page := self._all(SQL["due_runs"], (after, size, others, now)):
             yield from page
-            after = page[-1].number
+            if len(page) < size:
+                return
+            after, size = page[-1][0], _PAGE
 
     def is_owned(self, run: Run) -> bool:
         epoch = self._one(SQL["run_epoch"], (run.number,))

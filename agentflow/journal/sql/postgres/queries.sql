@@ -77,6 +77,9 @@ UPDATE run SET epoch = run.epoch + 1, owner = ?5, keeper = ?6,
 FROM wanted WHERE run.number = wanted.number
 RETURNING run.*
 
+-- name: forked
+SELECT run FROM fork WHERE run = ANY(?::bigint[])
+
 -- name: keep_first_life
 INSERT INTO life
 SELECT number, 1, created, ?2, split_part(origins, ',', 1), fingerprint, 1, ?3, ?4, ?5, ?6 FROM run WHERE number = ?1
@@ -131,6 +134,51 @@ UPDATE run SET keeper = 0 WHERE keeper = ?
 INSERT INTO receipt VALUES (?, ?, clock_seconds())
 ON CONFLICT (writer) DO UPDATE SET serial = excluded.serial, at = excluded.at WHERE receipt.serial < excluded.serial
 RETURNING at
+
+-- name: create_run_at_once
+WITH once AS (
+  INSERT INTO receipt SELECT ?1, ?2, clock_seconds() WHERE NOT EXISTS (SELECT 1 FROM run WHERE id = ?4)
+    AND (CAST(?23 AS BIGINT) IS NULL OR EXISTS (SELECT 1 FROM keeper WHERE id = ?23 FOR KEY SHARE))
+  ON CONFLICT (writer) DO UPDATE SET serial = excluded.serial, at = excluded.at WHERE receipt.serial < excluded.serial
+  RETURNING set_config('synchronous_commit', ?3, true) AS level
+)
+INSERT INTO run (id, flow, name, entrypoint, parameters, fingerprint, origins, state, message, created, started,
+                 ended, result, error, epoch, owner, cwd, interpreter, tags, crashes, parent, on_cancellation,
+                 deployment, deployment_version, keeper)
+SELECT ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, '', ?12, ?13, NULL, NULL, NULL, ?14, ?15, ?16, ?17, ?18, 0, ?19, ?20, ?21, ?22,
+       ?23
+FROM once WHERE level IS NOT NULL
+RETURNING number
+
+-- name: number_of_run
+SELECT number FROM run WHERE id = ?
+
+-- name: receipt
+SELECT serial FROM receipt WHERE writer = ?
+
+-- name: end_run
+WITH ended AS (
+  UPDATE run SET state = ?4, message = ?5, ended = coalesce(?6, clock_seconds()), result = ?7, error = ?8, keeper = NULL
+  WHERE number = ?1 AND epoch = ?2 AND keeper = nullif(?3, 0) AND state = 'RUNNING'
+  RETURNING number, epoch, created, owner, origins, fingerprint, ended
+), uncached AS (
+  DELETE FROM cache USING ended WHERE cache.run = ended.number AND private = 1
+), unlocked AS (
+  DELETE FROM cache_lock USING ended WHERE cache_lock.run = ended.number
+), over AS (
+  UPDATE life SET ended = ended.ended, "end" = ?9, message = ?5, account = ?10 FROM ended
+  WHERE life.run = ended.number AND life.number = ended.epoch AND life."end" = 'running'
+  RETURNING 1
+), kept AS (
+  INSERT INTO life
+  SELECT number, 1, created, owner, split_part(origins, ',', 1), fingerprint, 1, ended, ?9, ?5, ?10 FROM ended
+  WHERE epoch = 1 AND (?9 != 'completed' OR CAST(?10 AS BYTEA) IS NOT NULL) AND NOT EXISTS (SELECT 1 FROM over)
+  ON CONFLICT DO NOTHING
+)
+SELECT number FROM ended
+
+-- name: run_has_ended
+SELECT 1 FROM run WHERE number = ? AND epoch = ? AND state = ? AND keeper IS NULL
 
 -- name: drop_receipts
 DELETE FROM receipt WHERE writer = ? OR at < clock_seconds() - 86400
