@@ -53,29 +53,24 @@ class Crew:
         self._all += 1
 
     def _do(self) -> None:
-        with self._work:
-            try:
-                while self._jobs or self._is_asked():
-                    self._next()
-            finally:
+        try:
+            while (job := self._next()) is not None:
+                call, threading.current_thread().name = job
+                Context().run(call)
+        finally:
+            with self._work:
                 self._all -= 1
 
-    def _is_asked(self) -> bool:
-        """Wait for a job; False where none comes."""
-        self._idle += 1
-        while not self._jobs and self._work.wait(_PATIENCE):
-            pass
-        self._idle -= 1
-        return bool(self._jobs)
-
-    def _next(self) -> None:
-        job, threading.current_thread().name = self._jobs.popleft()
-        self._begun += 1
-        self._work.release()
-        try:
-            Context().run(job)
-        finally:
-            self._work.acquire()
+    def _next(self) -> tuple[Callable[[], None], str] | None:
+        """A job, which begins; None where there is none for long."""
+        with self._work:
+            self._idle += 1
+            has_come = self._work.wait_for(lambda: self._jobs, _PATIENCE)
+            self._idle -= 1
+            if not has_come:
+                return None
+            self._begun += 1
+            return self._jobs.popleft()
 
     def _oversee(self) -> None:
         if not self._overseen:
