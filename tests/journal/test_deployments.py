@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -16,7 +14,6 @@ from agentflow.model.limits import ConcurrencyLimitConfig, ConcurrencyLimitStrat
 from agentflow.model.runs import NewRun, Origin, Run
 from agentflow.model.states import StateType
 from tests.fundamentals.lives import Clock
-from tests.journal.stores import STORES, open_store
 
 NIGHTLY = NewDeployment(
     "report/nightly",
@@ -32,20 +29,6 @@ NIGHTLY = NewDeployment(
     cwd="/srv",
     interpreter="/usr/bin/python",
 )
-
-
-@pytest.fixture
-def clock() -> Clock:
-    """Moves when it is told to."""
-    return Clock(1000.0)
-
-
-@pytest.fixture(params=STORES)
-def journal(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[Journal]:
-    """Each store, empty."""
-    made = open_store(request, tmp_path, clock)
-    yield made
-    made.close()
 
 
 def names(journal: Journal, **wanted: object) -> list[str]:

@@ -1,7 +1,8 @@
 """The random programs of the other stores behind a server, whose connections are cut and which is started anew.
 
-Two workers of one server share its journal. A fault cuts the connection of a verb: before its request has arrived, or
-after it was carried out and before its answer came back. The verb does what it would have done without.
+The server's own journal is a file, or PostgreSQL; two workers share it. A fault cuts the connection of a verb: before
+its request has arrived, or after it was carried out and before its answer came back. The verb does what it would have
+done without.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ from urllib.parse import urlsplit
 import pytest
 from hypothesis.stateful import precondition, rule
 
+from agentflow.journal.postgres import PostgresJournal
+from agentflow.journal.protocol import Journal
 from agentflow.journal.sqlite import SqliteJournal
 from tests.journal.http_server import HttpServer, Served, WorkersJournal
 from tests.journal.oracle import EVERYTHING, everything
+from tests.journal.postgres_server import PostgresServer
 from tests.journal.steady_machine import SteadyJournals
 from tests.journal.striking import KEY, Fault
 from tests.journal.tcp_proxy import TcpProxy
-from tests.journal.test_limit_machine import play, slots_in
+from tests.journal.test_limit_machine import slots_in
+from tests.journal.test_state_machine import play
 
 
 class Plan:
@@ -43,12 +48,16 @@ class HttpJournals(SteadyJournals):
 
     def opened(self) -> Any:
         if self.served is None:
-            self.served = self.server.serve(SqliteJournal(self.folder / "j.db", KEY, clock=self.clock))
+            self.served = self.server.serve(self.journal())
             self.proxy = TcpProxy(urlsplit(self.served.url).port or 0)
             self.proxy.__enter__()
         worker = WorkersJournal(self.served, KEY, url=self.proxy.through(self.served.url))
         worker.plan = Plan(self.proxy)
         return worker
+
+    def journal(self) -> Journal:
+        """The server's own."""
+        return SqliteJournal(self.folder / "j.db", KEY, clock=self.clock)
 
     def looked_at(self) -> Sequence[Any]:
         """At the server, after each step; by a worker, at the end."""
@@ -77,14 +86,30 @@ class HttpJournals(SteadyJournals):
                 self.oracle.orphan([run.number])
 
 
-def test_workers_do_what_the_oracle_does(http_server: HttpServer) -> None:
+class HttpPostgresJournals(HttpJournals):
+    """The same, where the server keeps everything in PostgreSQL."""
+
+    postgres: PostgresServer
+
+    def journal(self) -> Journal:
+        return PostgresJournal(self.postgres.url(), KEY, clock=self.clock)
+
+
+@pytest.fixture(params=[HttpJournals, pytest.param(HttpPostgresJournals, marks=pytest.mark.service)])
+def machine(request: pytest.FixtureRequest, http_server: HttpServer) -> type[HttpJournals]:
+    """Each kind of server."""
+    request.param.server = http_server
+    if request.param is HttpPostgresJournals:
+        HttpPostgresJournals.postgres = request.getfixturevalue("postgres")
+    return request.param
+
+
+def test_workers_do_what_the_oracle_does(machine: type[HttpJournals]) -> None:
     """In random programs with crashes, cut connections and restarts both stores hold and answer the same."""
-    HttpJournals.server = http_server
-    play(15, 20, HttpJournals)
+    play(15 if machine is HttpJournals else 5, 20, machine)
 
 
 @pytest.mark.nightly
-def test_workers_do_what_the_oracle_does_for_long(http_server: HttpServer) -> None:
+def test_workers_do_what_the_oracle_does_for_long(machine: type[HttpJournals]) -> None:
     """The same, for hundreds of programs."""
-    HttpJournals.server = http_server
-    play(500, 60, HttpJournals)
+    play(500 if machine is HttpJournals else 200, 60, machine)

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import initialize, invariant, rule
 
 from agentflow.journal.protocol import Journal
 from agentflow.model.limits import Claim, Grant, Limit
 from agentflow.model.states import StateType
 from tests.journal.oracle import EVERYTHING, Oracle
 from tests.journal.striking import Fault
-from tests.journal.test_state_machine import KEY, Journals, ages, faults, rarely, small, stores
+from tests.journal.test_state_machine import KEY, Journals, ages, faults, play, rarely, small, stores
 
 limit_names = st.sampled_from(["x", "y"])
 decays = st.sampled_from([0.0, 0.0, 0.5])
@@ -159,29 +158,12 @@ def slots_in(journal: Journal) -> object:
     )
 
 
-def play(examples: int, steps: int, machine: type[LimitedJournals] = LimitedJournals) -> None:
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps,
-            deadline=None,
-            print_blob=True,
-            suppress_health_check=[
-                HealthCheck.too_slow,
-                HealthCheck.filter_too_much,
-                HealthCheck.data_too_large,
-            ],
-        ),
-    )
-
-
 def test_random_programs_with_limits_leave_every_store_alike() -> None:
     """Some dozens of programs, with faults, crashes and two journals on one file."""
-    play(30, 40)
+    play(30, 40, LimitedJournals)
 
 
 @pytest.mark.nightly
 def test_many_random_programs_with_limits() -> None:
     """The same, thousands of times."""
-    play(1000, 60)
+    play(1000, 60, LimitedJournals)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from agentflow.errors import Fenced, LimitNotFoundError, UsageError
@@ -16,23 +13,9 @@ from agentflow.model.runs import NewRun, Origin, Run
 from agentflow.model.states import StateType
 from agentflow.model.steps import StepRow
 from tests.fundamentals.lives import Clock
-from tests.journal.stores import KEY, STORES, open_store
+from tests.journal.stores import KEY
 
 FREE, HELD, WAITING, REFUSED = Grant.UNLIMITED, Grant.HELD, Grant.WAITING, Grant.REFUSED
-
-
-@pytest.fixture
-def clock() -> Clock:
-    """Moves when it is told to."""
-    return Clock(1000.0)
-
-
-@pytest.fixture(params=STORES)
-def journal(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[Journal]:
-    """Each store, empty."""
-    made = open_store(request, tmp_path, clock)
-    yield made
-    made.close()
 
 
 def run_of(journal: Journal) -> Run:

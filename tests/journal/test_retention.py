@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from agentflow.errors import RunStateError
@@ -14,30 +11,8 @@ from agentflow.model.runs import Run
 from agentflow.model.states import StateType
 from agentflow.model.steps import LogRow
 from agentflow.model.waits import Assurance, Channel, Decision, Verdict
-from tests.journal.stores import STORES, open_store
+from tests.fundamentals.lives import Clock
 from tests.journal.test_journals import new_run, row, wait
-
-
-class Clock:
-    """The time, as the test has it."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture(params=STORES)
-def journal(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[Journal]:
-    """Each store, empty, on that clock."""
-    made = open_store(request, tmp_path, clock)
-    yield made
-    made.close()
 
 
 def ended_run(journal: Journal, state: StateType = StateType.COMPLETED) -> Run:

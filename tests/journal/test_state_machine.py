@@ -113,24 +113,33 @@ class Journals(HistoryRules):
         repeat: bool = False,
         claims: bool = False,
     ) -> object:
-        """Let a SQLite store and the oracle do the same; what the oracle said, or None if the verb was struck."""
+        """Let a store and the oracle do the same; what the oracle said, or None if the verb was struck."""
         store = self.stores[which]
-        store.struck.arm(fault)
+        self.arm(which, fault)
         got = outcome(lambda: call(store))
-        fired, stored = store.struck.fired, store.struck.stored
-        store.struck.arm(None)
-        self.struck = struck = isinstance(got, Failure) and got.kind is JournalUnavailable
-        assert fired or not struck
-        if struck and not stored:
+        self.struck, stored = self.struck_at(which, got)
+        self.arm(which, None)
+        if self.struck and not stored:
             return None
         wanted = outcome(lambda: call(self.oracle))
         if claims:
             self.note_owner(which, wanted)
-        if struck:
+        if self.struck:
             self.crash(which)
             return None
         assert got == wanted
         return self.both(which, None, call, claims=claims) if repeat else wanted
+
+    def arm(self, which: int, fault: Fault | None) -> None:
+        """Have the next verb of a store struck, or none."""
+        self.stores[which].struck.arm(fault)
+
+    def struck_at(self, which: int, got: object) -> tuple[bool, bool]:
+        """Whether a verb that came to this was struck, and whether all of it was stored then."""
+        plan = self.stores[which].struck
+        struck = isinstance(got, Failure) and got.kind is JournalUnavailable
+        assert plan.fired or not struck
+        return struck, plan.stored
 
     def note_owner(self, which: int, claimed: object) -> None:
         for one in cast("list[object]", claimed) if isinstance(claimed, list) else [claimed]:
@@ -311,7 +320,7 @@ class Journals(HistoryRules):
         def call(journal: Journal) -> None:
             journal.append(run.number, run.epoch + age, rows, durable=durable, cache=cache, consumed=taken)
 
-        self.both(which, fault, call, repeat=repeat)
+        self.both(which, self.fault_of_rows(fault, again=again), call, repeat=repeat)
 
     @rule(which=stores, index=small, age=ages, count=st.integers(1, 3), again=repeats, fault=faults)
     def try_append(
@@ -319,7 +328,13 @@ class Journals(HistoryRules):
     ) -> None:
         run = self.run_of(index)
         rows = [self.new_row(run, again=again) for _ in range(count)]
+        fault = self.fault_of_rows(fault, again=again)
         self.both(which, fault, lambda journal: self.tried(journal, run.number, run.epoch + age, rows))
+
+    def fault_of_rows(self, fault: Fault | None, *, again: bool) -> Fault | None:
+        """What strikes rows that are written, or `again` written."""
+        del again
+        return fault
 
     def tried(self, journal: Journal, number: int, epoch: int, rows: list[StepRow]) -> bool:
         return journal.try_append(number, epoch, rows)
@@ -499,9 +514,10 @@ class Journals(HistoryRules):
             assert everything(store, self.now) == everything(self.oracle, self.now)
 
 
-def play(examples: int, steps: int) -> None:
+def play(examples: int, steps: int, machine: type[Journals] = Journals) -> None:
+    """Random programs of so many steps; a program that fails is printed."""
     run_state_machine_as_test(
-        Journals,
+        machine,
         settings=settings(
             max_examples=examples,
             stateful_step_count=steps,
