@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest import mock
+from weakref import WeakKeyDictionary
 
 from agentflow.engine import branches, seats, submission
 from agentflow.model import ids
@@ -292,6 +293,13 @@ def installed(turns: Turns) -> Generator[None, None, None]:
         for module in _modules()
         for name, old, new in instead
         if vars(module).get(name) is old
+    ]
+    # what is known of each journal goes with the simulation: most of it knows its journal, too, and would stay for ever
+    changes += [
+        mock.patch.object(module, name, WeakKeyDictionary[Any, Any]())
+        for module in _modules()
+        for name, value in vars(module).items()
+        if isinstance(value, WeakKeyDictionary)
     ]
     for change in changes:
         change.start()

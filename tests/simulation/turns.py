@@ -10,7 +10,7 @@ import asyncio
 import heapq
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, cast
 
 import greenlet
@@ -167,6 +167,13 @@ class Turns:
         """Let everything move until it is over. Raises `StuckError` `horizon` seconds from the start."""
         self._is_over, self._horizon = is_over, EPOCH + horizon
         self.hub.switch()
+
+    def end(self, processes: Collection[Process]) -> None:
+        """Let none of these move any more: threads that stood somewhere for ever would keep all that they know."""
+        for process in processes:
+            process.dead = True
+        for process in processes:
+            self._bury(process)
 
     def _loop(self) -> None:
         while not self._is_over():

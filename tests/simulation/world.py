@@ -139,8 +139,11 @@ class World:
                 ("cancels", self._cancels),
             ):
                 self.turns.spawn(outside, act, name)
-            self.turns.run(self._is_over, HORIZON)
-            self._judge()
+            try:
+                self.turns.run(self._is_over, HORIZON)
+                self._judge()
+            finally:
+                self.turns.end(self.nodes)
 
     def _is_over(self) -> bool:
         runs = self.store.runs
