@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -21,6 +21,14 @@ from agentflow.model.limits import Slot
 from agentflow.model.states import StateType
 from tests.fundamentals.limits import PATIENCE, Meter, beside, held, take, until, waiting, with_limit
 from tests.fundamentals.lives import Clock, Death, die, last_run, memory, options, resume, start
+
+T = TypeVar("T")
+
+
+@task
+def step(value: T) -> T:
+    """A step that gives what it is given."""
+    return value
 
 
 def test_a_block_holds_a_slot_while_it_runs() -> None:
@@ -271,10 +279,6 @@ def test_a_block_whose_steps_are_recorded_takes_no_slot_on_replay() -> None:
     journal = with_limit(1)
     alive: list[bool] = []
 
-    @task
-    def step(number: int) -> int:
-        return number
-
     @flow
     def work() -> int:
         total = 0
@@ -327,10 +331,6 @@ def test_a_block_that_was_open_takes_its_slot_again() -> None:
     journal = with_limit(1)
     lives: list[int] = []
 
-    @task
-    def step(number: int) -> int:
-        return number
-
     @flow
     def work() -> int:
         with concurrency("db"):
@@ -372,10 +372,6 @@ def test_a_timeout_of_waiting_is_not_tried_again_on_replay() -> None:
     journal = with_limit(1)
     take(journal)
     alive: list[bool] = []
-
-    @task
-    def step(which: str) -> str:
-        return which
 
     @flow
     def work() -> str:
@@ -425,10 +421,6 @@ def test_a_run_that_leaves_memory_gives_its_slots_back() -> None:
     journal, clock = with_limit(1), Clock()
     entered: list[int] = []
 
-    @task
-    def step(which: str) -> str:
-        return which
-
     @flow
     def work() -> str:
         with concurrency("db"):
@@ -450,10 +442,6 @@ def test_thousands_of_replayed_blocks_need_no_slot() -> None:
     """A replay commits nothing for them: not one row, not one claim."""
     journal = with_limit(1)
     alive: list[bool] = []
-
-    @task
-    def step(number: int) -> int:
-        return number
 
     @flow
     def work() -> int:

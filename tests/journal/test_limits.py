@@ -31,6 +31,11 @@ def claim(journal: Journal, name: str, *limits: str, slots: int = 1, run: Run | 
     )
 
 
+def spend(journal: Journal, name: str, *, waits: bool = True) -> Grant:
+    """Spend a slot of a limit that decays."""
+    return journal.claim_slots(Claim(name, ("api",), keeper="me", spends=True, waits=waits))
+
+
 def holders(journal: Journal, limit: str = "db") -> list[str]:
     """The claims that hold slots."""
     return [slot.claim for slot in journal.list_slots(limit=limit) if slot.granted is not None]
@@ -245,14 +250,11 @@ def test_slots_that_decay_come_back_with_time(journal: Journal, clock: Clock) ->
     """A token bucket: as many as the limit at once, then so many a second."""
     journal.set_limit(Limit("api", 2, slot_decay_per_second=0.5))
 
-    def spend(name: str) -> Grant:
-        return journal.claim_slots(Claim(name, ("api",), keeper="me", spends=True, waits=False))
-
-    assert [spend(name) for name in "abc"] == [HELD, HELD, REFUSED]
+    assert [spend(journal, name, waits=False) for name in "abc"] == [HELD, HELD, REFUSED]
     clock.now += 2
-    assert [spend(name) for name in "de"] == [HELD, REFUSED]
+    assert [spend(journal, name, waits=False) for name in "de"] == [HELD, REFUSED]
     clock.now += 100
-    assert [spend(name) for name in "fgh"] == [HELD, HELD, REFUSED]
+    assert [spend(journal, name, waits=False) for name in "fgh"] == [HELD, HELD, REFUSED]
     assert journal.list_slots() == []
 
 
@@ -260,10 +262,7 @@ def test_who_waits_for_decay_is_served_when_its_time_comes(journal: Journal, clo
     """The queue is a queue for rates, too."""
     journal.set_limit(Limit("api", 1, slot_decay_per_second=1))
 
-    def spend(name: str) -> Grant:
-        return journal.claim_slots(Claim(name, ("api",), keeper="me", spends=True))
-
-    assert [spend(name) for name in "abc"] == [HELD, WAITING, WAITING]
+    assert [spend(journal, name) for name in "abc"] == [HELD, WAITING, WAITING]
     assert journal.granted_claims("me") == []
     clock.now += 1
     assert journal.granted_claims("me") == ["b"]
