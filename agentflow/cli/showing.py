@@ -53,7 +53,8 @@ def show(run: str, /, *, life: int | None = None, json: Flag = False) -> int:
     progress.recorded, progress.ids = frozenset(), SHORT_ID  # this is no life in which some steps are old
     count = len(progress.steps)
     headline = Text(f"{found.flow}: {count} step{'s' * (count != 1)}", style="bold")
-    Console(highlight=False).print(progress.final(headline))
+    console = Console(highlight=False)
+    console.print(progress.final(headline), soft_wrap=not console.is_terminal)  # a line of a file stays one
     _explain(view)
     if view["result"] is not None:
         print_line(f"result      {json_text(view['result'])}")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agentflow import flow, task
+from agentflow import INPUTS, flow, task
 from agentflow.errors import CorruptRecord
 from agentflow.journal.sqlite import SqliteJournal
 from agentflow.model.states import StateType
@@ -101,6 +101,26 @@ def test_a_missing_value_stops_the_run_and_runs_nothing_again(journal: SqliteJou
     assert missing_values(journal, USING.settings) == []
     assert resume(pipeline, run_id, journal, USING).value == LARGE["text"]
     assert RAN == ["text"]
+
+
+def test_a_missing_value_of_another_run_is_made_again(journal: SqliteJournal) -> None:
+    """A cached result whose stored value is gone counts as none: the task runs, and its new result is used then."""
+
+    @task(cache_policy=INPUTS)
+    def large(size: int) -> str:
+        RAN.append("large")
+        return "x" * size
+
+    @flow
+    def run() -> int:
+        return len(large(500_000))
+
+    assert [start(run, journal=journal, using=USING).value for _ in range(2)] == [500_000] * 2
+    assert RAN == ["large"]
+    (path,) = stored(journal)
+    path.unlink()
+    assert [start(run, journal=journal, using=USING).value for _ in range(2)] == [500_000] * 2
+    assert RAN == ["large"] * 2
 
 
 def cut(data: bytes) -> bytes:
