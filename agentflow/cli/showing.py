@@ -26,6 +26,8 @@ from agentflow.payloads.opening import open_codec
 from agentflow.views import in_doubt, plain, steps_of, waiting_view
 
 _CHILDREN = 50
+#: Characters of a line that is not for a terminal.
+_WIDEST = 10_000
 #: Digits at the end of a step's id that are shown; ``--from`` takes them.
 SHORT_ID = 8
 _STYLES = {"reused": "cyan", "new": "green", "re-executed": "yellow", "in doubt": "red", "removed": "magenta"}
@@ -54,7 +56,9 @@ def show(run: str, /, *, life: int | None = None, json: Flag = False) -> int:
     count = len(progress.steps)
     headline = Text(f"{found.flow}: {count} step{'s' * (count != 1)}", style="bold")
     console = Console(highlight=False)
-    console.print(progress.final(headline), soft_wrap=not console.is_terminal)  # a line of a file stays one
+    if not console.is_terminal:
+        console.width = _WIDEST  # a step stays one line of a file
+    console.print(progress.final(headline))
     _explain(view)
     if view["result"] is not None:
         print_line(f"result      {json_text(view['result'])}")
