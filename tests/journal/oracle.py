@@ -9,7 +9,7 @@ from typing import NamedTuple, cast
 
 from agentflow.errors import AgentflowError, Cancelling, Fenced, JournalUnavailable, RunOwnedError
 from agentflow.journal.memory import MemoryJournal
-from agentflow.journal.protocol import CacheFilter, Journal, RunFilter
+from agentflow.journal.protocol import CacheFilter, DeploymentFilter, Journal, RunFilter
 from agentflow.model.lives import Life
 from agentflow.model.runs import Run
 
@@ -75,5 +75,6 @@ def everything(journal: Journal, now: float) -> object:
             [journal.cached(key) for key in KEYS],
             journal.cache_entries(CacheFilter()),
             [journal.key_holder(key) for key in KEYS],
+            journal.list_deployments(DeploymentFilter()),
         ]
     )

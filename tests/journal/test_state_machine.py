@@ -30,7 +30,7 @@ from agentflow.model.runs import NewRun, Origin, Run
 from agentflow.model.states import StateType
 from agentflow.model.steps import LogRow, StepRow
 from agentflow.model.waits import Decision, Verdict, Wait, WaitKind
-from tests.journal.history_rules import HistoryRules
+from tests.journal.deployment_rules import DeploymentRules
 from tests.journal.oracle import KEYS, Failure, Oracle, everything, outcome
 from tests.journal.striking import KEY, Fault, StruckJournal
 
@@ -51,7 +51,7 @@ rarely = st.sampled_from([False, False, False, True])
 asked = precondition(lambda self: bool(self.waits))
 
 
-class Journals(HistoryRules):
+class Journals(DeploymentRules):
     """Both stores do the same."""
 
     def __init__(self) -> None:
