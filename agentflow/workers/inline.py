@@ -46,6 +46,8 @@ from agentflow.workers.suspects import Suspects
 
 #: How many runs that are due are read at once.
 _PAGE = 100
+#: Seconds between two looks where the journal tells of what others do: for times that come, and for owners that died.
+_LOOK = 1.0
 #: How many runs in the background are remembered that wait for a place.
 _BACKLOG = 100
 
@@ -195,7 +197,8 @@ class Worker(Asking):
                 self._pruning.go_on()
             except (Exception, Unwinding) as error:  # noqa: BLE001 - the journal may be out of reach for a while
                 self._on_error(f"cannot look for runs to recover: {error}")
-            self._wake.wait(self.options.settings.poll_interval)
+            interval = self.options.settings.poll_interval
+            self._wake.wait(max(interval, _LOOK) if self.journal.hears() else interval)
             self._wake.clear()
 
     def recover(self) -> list[str]:

@@ -10,13 +10,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 import pytest
 
-from agentflow.errors import JournalOpenError, JournalUnavailable
+from agentflow import flow
+from agentflow.engine.active import Options
+from agentflow.errors import Fenced, JournalOpenError, JournalUnavailable
 from agentflow.journal.http import HttpJournal
 from agentflow.journal.postgres import PostgresJournal
 from agentflow.journal.protocol import Journal
@@ -27,6 +30,8 @@ from agentflow.model.runs import Run
 from agentflow.model.states import StateType
 from agentflow.model.steps import LogRow
 from agentflow.model.waits import Wait, WaitKind
+from agentflow.settings import Settings
+from agentflow.workers.inline import InlineWorker
 from tests.journal.http_server import HttpServer, Served
 from tests.journal.postgres_driver import KEY, new, row
 from tests.journal.postgres_server import PostgresServer
@@ -64,6 +69,11 @@ def worker(served: Served, proxy: TcpProxy) -> Iterator[HttpJournal]:
     made = HttpJournal(proxy.through(served.url), KEY, served.key())
     yield made
     made.close()
+
+
+@flow
+def greeted() -> str:
+    return "hello"
 
 
 def journal_of(worker: HttpJournal) -> Journal:
@@ -191,6 +201,72 @@ def test_appends_of_many_threads_travel_together(served: Served, worker: HttpJou
     assert len(requests) < sum(requests)
     assert len(refused) == 8
     assert [len(served.journal.steps(run.number)) for run in runs] == [20] * 8
+
+
+def test_durable_appends_of_one_request_are_committed_together(served: Served, worker: HttpJournal) -> None:
+    """In one transaction, each with an outcome of its own; asked for once more, none of them is done again."""
+    journal, session = journal_of(worker), worker.session()
+    runs = [journal.create_run(new(f"run-{number}")) for number in range(12)]
+    serials = [session.numbered() for _ in runs]
+    asked = [
+        {"number": run.number, "epoch": run.epoch + (at == 5), "rows": [row(run, 1)], "durable": True}
+        for at, run in enumerate(runs)
+    ]
+    outcomes: list[list[Any]] = []
+
+    def ask(*, again: bool) -> None:
+        calls = [Asked(arguments, serial, again) for arguments, serial in zip(asked, serials, strict=True)]
+        body = VERBS["append"].request_bytes(calls)
+        answer, _ = worker.line.ask("/verbs/append", lambda _: body, session=session.id)
+        outcomes.append(VERBS["append"].reply_from(answer.body))
+
+    request = threading.Thread(target=lambda: ask(again=False))
+    if isinstance(served.journal, SqliteJournal):
+        committer: Any = vars(served.journal)["_committer"]
+        with committer.writing():  # nothing is committed before all of it waits
+            request.start()
+            until(lambda: len(committer._waiting) == len(runs))
+    else:
+        request.start()
+    request.join()
+    ask(again=True)
+    for told in outcomes:
+        assert [type(outcome) for outcome in told] == [Fenced if at == 5 else type(None) for at in range(12)]
+    assert [len(served.journal.steps(run.number)) for run in runs] == [int(at != 5) for at in range(12)]
+
+
+def test_a_request_that_is_nested_too_deeply_is_refused(served: Served, worker: HttpJournal) -> None:
+    """In one line; the server and its journal go on."""
+    run = journal_of(worker).create_run(new("run"))
+    session = worker.session().id
+    for path in ("/verbs/append", "/verbs/no_such", "/news", "/sessions"):
+        for deep in (b'{"calls":' + b"[" * 100_000, b'{"calls":' + b"[" * 100_000 + b"]" * 100_000 + b"}"):
+            answer, _ = worker.line.ask(path, lambda _, body=deep: body, session=session)
+            assert (answer.status in (400, 404, 422), answer.body[:1]) == (True, b"{"), (path, answer)
+    deep_value = b"[" * 10_000 + b"]" * 10_000
+    journal_of(worker).append(run.number, run.epoch, [row(run, 1)._replace(value=deep_value)])
+    assert served.journal.steps(run.number)[0].value == deep_value
+
+
+def test_a_worker_that_hears_of_news_hardly_asks(served: Served, worker: HttpJournal) -> None:
+    """It looks once in a while only, and yet begins what is there at once."""
+    asked: list[str] = []
+    ask = worker.line.ask
+
+    def counted(path: str, *args: Any, **kwargs: Any) -> Any:
+        asked.append(path)
+        return ask(path, *args, **kwargs)
+
+    worker.line.ask = counted
+    settings = Settings(poll_interval=0.001)
+    with InlineWorker(journal_of(worker), {"greeted": greeted}, options=Options(settings=settings)):
+        until(worker.hears)
+        until(lambda: "/verbs/due_runs" in asked)
+        asked.clear()
+        threading.Event().wait(0.5)
+        assert len(asked) < 5
+        run = served.journal.create_run(replace(new("hello"), flow="greeted"), state=StateType.PENDING)
+        until(lambda: cast("Run", served.journal.get_run(run.id)).state is StateType.COMPLETED)
 
 
 def test_a_server_that_stays_away_stops_the_run(served: Served) -> None:

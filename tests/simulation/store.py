@@ -148,6 +148,9 @@ class Node(MemoryJournal):
         #: How deep in verbs that use verbs.
         self._depth = 0
 
+    def hears(self) -> bool:
+        return False
+
     def version(self) -> int:
         return self.store.version
 

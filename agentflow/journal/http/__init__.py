@@ -118,6 +118,9 @@ class HttpJournal:
         self._keeper.watch()
         return lambda: self._listeners.remove(callback) if callback in self._listeners else None
 
+    def hears(self) -> bool:
+        return self._keeper.listening
+
     def close(self) -> None:
         if not self.line.closed:
             self._keeper.close()

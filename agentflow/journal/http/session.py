@@ -62,6 +62,8 @@ class Keeper:
         self._wake = threading.Event()
         self._seen = ""
         self._stop = False
+        #: Whether the server tells this process of news.
+        self.listening = False
 
     def session(self) -> Session:
         """The session; where there is none, or the last one is over, a new one. Raises `JournalUnavailable`."""
@@ -105,7 +107,9 @@ class Keeper:
             try:
                 self._hear()
             except JournalUnavailable:
+                self.listening = False
                 self._wake.wait(_PAUSE)
+        self.listening = False
 
     def _hear(self) -> None:
         session = self._session
@@ -123,6 +127,7 @@ class Keeper:
         if answer.status != 200:  # noqa: PLR2004
             raise JournalUnavailable(answer.message)
         seen = str(orjson.loads(answer.body)["seen"])
+        self.listening = True
         if seen != self._seen:
             self._seen = seen
             self._tell()

@@ -62,6 +62,9 @@ class MemoryBase:
         self._listeners.append(callback)
         return lambda: self._listeners.remove(callback) if callback in self._listeners else None
 
+    def hears(self) -> bool:
+        return False
+
     def close(self) -> None:
         self._owned.clear()
 

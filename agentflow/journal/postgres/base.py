@@ -109,6 +109,9 @@ class PostgresBase:
         self._keeper.watch()
         return lambda: self._listeners.remove(callback) if callback in self._listeners else None
 
+    def hears(self) -> bool:
+        return self._keeper.listening
+
     def close(self) -> None:
         if self._closed:
             return

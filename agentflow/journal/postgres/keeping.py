@@ -43,6 +43,8 @@ class Keeper:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._stop = False
+        #: Whether the database tells this process of what others commit.
+        self.listening = False
         self._sleep, self._wake = os.pipe()
         self._next = 0.0
         #: Something was committed of which other processes have not been told.
@@ -112,6 +114,7 @@ class Keeper:
                 with self._line.lock:
                     session = self._line.session(self._line.deadline())
                     session.do(f'LISTEN "{self._channel}"'.encode())
+                    self.listening = True
                     if self._line.dialled > 1:
                         self._tell()  # of what was said while nobody listened
                     while not self._stop:
@@ -122,6 +125,8 @@ class Keeper:
                 self._line.drop()
             except JournalUnavailable:
                 continue
+            finally:
+                self.listening = False
 
     def _renew(self, session: Session) -> None:
         if self.number and time.monotonic() >= self._next:

@@ -58,6 +58,10 @@ class Journal(
         """Call `callback` (from any thread, it must not block) after waits, runs or limits changed; gives the undo."""
         ...
 
+    def hears(self) -> bool:
+        """Whether `subscribe` tells, as things stand, soon of what other processes do, too. No more than a hint."""
+        ...
+
     def close(self) -> None:
         """Let go of files, locks and threads; owned runs become free."""
         ...

@@ -92,6 +92,9 @@ class SqliteBase:
         self._listeners.append(callback)
         return lambda: self._listeners.remove(callback) if callback in self._listeners else None
 
+    def hears(self) -> bool:
+        return False
+
     def close(self) -> None:
         if self._closed:
             return

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache, partial
 from typing import Any
 
 from agentflow.errors import AgentflowError, Unwinding, UsageError
@@ -13,6 +15,8 @@ from agentflow.model.steps import StepRow
 from agentflow.model.waits import Decision, Verdict, Wait
 from agentflow.server.journal.sessions import Served
 
+#: How many calls that wait for the disk are carried out at once, of all requests that have more than one.
+_AT_ONCE = 64
 _TIME_IS_UP = Decision(Verdict.ELAPSED)
 
 
@@ -30,7 +34,25 @@ def carry_out(
         raise SessionOver
     for call in calls:
         _check(verb, call.arguments, journal, inbox)
-    return [_answer(verb, call, known, session) for call in calls]
+    return _together([partial(_answer, verb, call, known, session) for call in calls], calls)
+
+
+def _together(works: Sequence[Callable[[], object]], calls: Sequence[Asked]) -> list[object]:
+    """What calls come to. Those that wait for the disk do so at once, so that the journal commits them together."""
+    if len(works) == 1:
+        return [works[0]()]
+    others = {
+        at: _threads().submit(works[at]) for at, call in enumerate(calls) if call.arguments.get("durable")
+    }
+    try:
+        return [others[at].result() if at in others else work() for at, work in enumerate(works)]
+    finally:
+        wait(others.values())
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="agentflow-appends")
 
 
 def _answer(verb: Verb, call: Asked, known: int, session: Served) -> object:
