@@ -12,20 +12,22 @@ import pytest
 from tests.cli.conftest import Shell
 from tests.faults import Measured
 
-STEPS, SIZE = 20, 60_000
+STEPS = 20
+#: Characters of a value: small ones are in the journal, large ones in files.
+SIZES = {"home": 60_000, "values": 150_000}
 FLOW = f"""
 import os
 from pathlib import Path
 from agentflow import flow, task
 
 @task
-def blob(number: int) -> str:
-    return os.urandom({SIZE // 2}).hex()
+async def blob(size: int, number: int) -> str:
+    return os.urandom(size // 2).hex()
 
 @flow
-def fill(world: str) -> int:
+async def fill(world: str, size: int) -> int:
     for number in range({STEPS}):
-        blob(number)
+        await blob(size, number)
         with Path(world).open("a") as file:
             file.write(f"{{number}}\\n")
     return {STEPS}
@@ -49,20 +51,26 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.parametrize("where", SIZES)
 @pytest.mark.fault(3, "disk full (4 MB file system)")
 def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_space(
-    shell: Shell, tmp_path: Path, small_disk: Path, fault: Measured
+    shell: Shell, tmp_path: Path, small_disk: Path, fault: Measured, where: str
 ) -> None:
-    """What the flow was given before is not computed again."""
+    """What the flow was given before is not computed again, whether the journal is on it or its large values are."""
     program, world = tmp_path / "filling.py", tmp_path / "steps"
     program.write_text(FLOW)
-    shell.environment["AGENTFLOW_HOME"] = str(small_disk / "home")
-    full = shell("run", f"{program}:fill", "-p", f"world={world}", "--json")
+    if where == "home":
+        shell.environment["AGENTFLOW_HOME"] = str(small_disk / "home")
+    else:
+        shell.environment["AGENTFLOW_PAYLOADS_URL"] = (small_disk / "values").as_uri()
+    asked = ["-p", f"world={world}", "-p", f"size={SIZES[where]}"]
+    full = shell("run", f"{program}:fill", *asked, "--json")
     acknowledged = world.read_text().split()
     assert full.code != 0
     assert "free some space" in full.err
     assert "Traceback" not in full.err
     assert 0 < len(acknowledged) < STEPS
+    assert [path for path in small_disk.rglob("drafts/*") if path.is_file()] == []
     (small_disk / "ballast").unlink()
     [run] = shell.look("runs", "ls", "--json").json()
     resumed = shell("runs", "resume", run["run_id"], "--json").json()
