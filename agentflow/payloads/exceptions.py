@@ -7,8 +7,10 @@ Exceptions that end a step are recorded by `agentflow.payloads.failures`, which 
 from __future__ import annotations
 
 import datetime as dt
+import os
 import traceback
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -18,6 +20,8 @@ from agentflow.payloads.shapes import Part, Shape, class_name, exception_parts, 
 
 _TRACEBACK_LIMIT = 8_000
 _ERRNO_AND_TEXT = 2
+#: What the names of agentflow's own files begin with.
+_OWN = str(Path(__file__).parents[1]) + os.sep
 
 
 def description(error: BaseException) -> dict[str, Any]:
@@ -30,8 +34,17 @@ def description(error: BaseException) -> dict[str, Any]:
 
 
 def shown_traceback(error: BaseException) -> str:
-    """The end of its traceback."""
-    return _clean("".join(traceback.format_exception(error))[-_TRACEBACK_LIMIT:])
+    """The end of its traceback, for people: of agentflow's own calls only one by which an exception was raised."""
+    told = traceback.TracebackException.from_exception(error, lookup_lines=False)
+    chain, seen = [told], set[int]()
+    while chain:
+        one = chain.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        one.stack[:-1] = [call for call in one.stack[:-1] if not call.filename.startswith(_OWN)]
+        chain += [other for other in (one.__cause__, one.__context__, *(one.exceptions or ())) if other]
+    return _clean("".join(told.format())[-_TRACEBACK_LIMIT:])
 
 
 def made_of(error: BaseException) -> tuple[Any, ...]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context
@@ -20,7 +19,7 @@ from agentflow.engine.context import CURRENT
 from agentflow.engine.places import Errand, Returned
 from agentflow.engine.runtime import LOOP, Overdue
 from agentflow.errors import CodecError, NotSent, StepFailed, WorkerDied
-from agentflow.payloads.exceptions import made_of, rebuild
+from agentflow.payloads.exceptions import made_of, rebuild, shown_traceback
 from agentflow.payloads.shapes import exception_parts
 from agentflow.task_runners.pickling import dumps, loads
 
@@ -141,7 +140,7 @@ def _outcome(name: str, seconds: float, value: Any, error: BaseException | None)
         message = f"{name} ended with {type(error).__name__}({error}), which would have ended its process"
         error = WorkerDied(message).with_traceback(error.__traceback__)
     text = _text(error)
-    shown = "".join(traceback.format_exception(error))
+    shown = shown_traceback(error)
     made: bytes | None = None
     with suppress(Exception):
         made = dumps((type(error), made_of(error), dict(exception_parts(error))))

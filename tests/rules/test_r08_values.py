@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import re
 import threading
 import uuid
 import zoneinfo
@@ -22,8 +23,8 @@ from pydantic import BaseModel, SecretStr
 from agentflow import StepFailed, flow, register_codec, task
 from agentflow.errors import CodecError, CorruptRecord
 from agentflow.payloads.codec import Codec
-from agentflow.payloads.failures import decode_failure, encode_failure
-from tests.fundamentals.lives import Death, die, memory, options, resume, rows, start
+from agentflow.payloads.failures import decode_failure, describe_failure, encode_failure
+from tests.fundamentals.lives import Death, die, last_run, memory, options, resume, rows, start
 from tests.rules.shapes import (
     Base,
     Box,
@@ -341,6 +342,35 @@ def test_exceptions_are_the_same_in_every_life(make: Any, kind: type[Exception])
     assert resume(run, run_id, journal).error is None
     assert lives[0] == lives[1]
     assert lives[0][0] is kind
+
+
+def test_a_recorded_traceback_is_that_of_the_users_code() -> None:
+    """Also of causes; of the calls of agentflow in between nothing is shown."""
+
+    @task(retries=1)
+    def inner() -> None:
+        raise KeyError("cause")
+
+    @task
+    def outer() -> None:
+        try:
+            inner()
+        except KeyError as error:
+            raise ValueError("effect") from error
+
+    @flow
+    def run() -> None:
+        outer()
+
+    journal = memory()
+    start(run, journal=journal)
+    stored = journal.get_run(last_run(journal))
+    assert stored is not None
+    assert stored.error is not None
+    shown = describe_failure(stored.error)["traceback"]
+    places = re.findall(r'^  File "(.*)", line \d+, in (\w+)$', shown, re.MULTILINE)
+    assert places == [(__file__, "outer"), (__file__, "inner"), (__file__, "run"), (__file__, "outer")]
+    assert "the direct cause" in shown
 
 
 def test_an_exceptions_attributes_survive() -> None:
