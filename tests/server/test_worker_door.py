@@ -39,6 +39,11 @@ def key_of(running: Running) -> str:
     return text
 
 
+def bearer(secret: str, session: str = "") -> dict[str, str]:
+    """The headers of who shows a secret, in a session if it has one."""
+    return {"authorization": f"Bearer {secret}"} | ({"agentflow-session": session} if session else {})
+
+
 def journal_of(url: str, api_key: str, **options: Any) -> Journal:
     """The journal as a worker has it."""
     return cast("Journal", HttpJournal(url, KEY, api_key, **options))
@@ -78,7 +83,7 @@ def test_nobody_comes_in_without_a_good_key(running: Running) -> None:
     text = key_of(running)
     client = running.client()
     for path in ("", "/version", "/sessions", "/news", "/verbs/get_run", "/verbs/nonsense", "/nothing"):
-        for shown in ({}, {"authorization": f"Bearer {TOKEN}"}, {"authorization": f"Bearer {text}x"}):
+        for shown in ({}, bearer(TOKEN), {"authorization": f"Bearer {text}x"}):
             answer = client.post(DOOR + path, json={}, headers=shown)
             assert answer.status_code in (401, 404, 405), path
             assert path in ("", "/version", "/nothing") or "agentflow keys create" in answer.text
@@ -88,7 +93,7 @@ def test_nobody_comes_in_without_a_good_key(running: Running) -> None:
     assert running.journal.revoke_api_key(key.id, 1.0)
     assert not running.journal.revoke_api_key(key.id, 2.0)
     deadline = time.monotonic() + 20
-    while client.get(DOOR, headers={"authorization": f"Bearer {text}"}).status_code != 401:
+    while client.get(DOOR, headers=bearer(text)).status_code != 401:
         assert time.monotonic() < deadline
     with pytest.raises(JournalOpenError, match="revoked"):
         journal_of(running.url, text)
@@ -161,9 +166,9 @@ def test_a_key_cannot_use_the_session_of_another_one(running: Running) -> None:
     first, second = key_of(running), key_of(running)
     client = running.client()
     opened = client.post(
-        f"{DOOR}/sessions", json={"worker": "a:1", "lease": 30}, headers={"authorization": f"Bearer {first}"}
+        f"{DOOR}/sessions", json={"worker": "a:1", "lease": 30}, headers=bearer(first)
     ).json()
-    headers = {"authorization": f"Bearer {second}", "agentflow-session": opened["session"]}
+    headers = bearer(second, opened["session"])
     asked = VERBS["request_cancel"].request_bytes([])
     for path, body in (
         ("/news", b'{"patience":0}'),
@@ -174,7 +179,7 @@ def test_a_key_cannot_use_the_session_of_another_one(running: Running) -> None:
             DOOR + path, content=body, headers=headers | {"content-type": "application/json"}
         )
         assert answer.status_code == 410
-    mine = {"authorization": f"Bearer {first}", "agentflow-session": opened["session"]}
+    mine = bearer(first, opened["session"])
     assert client.post(f"{DOOR}/sessions/end", json={}, headers=mine).status_code == 200
 
 
@@ -227,7 +232,7 @@ def test_a_body_that_is_too_large_is_refused_before_it_was_sent(running: Running
 
 def test_no_browser_comes_in(running: Running) -> None:
     """Whichever site it shows; and other names of the server are not answered to."""
-    shown = {"authorization": f"Bearer {key_of(running)}"}
+    shown = bearer(key_of(running))
     client = running.client()
     assert client.get(DOOR, headers=shown).status_code == 200
     assert client.get(DOOR, headers=shown | {"origin": running.url}).status_code == 403
