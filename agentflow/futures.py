@@ -129,18 +129,23 @@ class First(Coroutine[Any, Any, Winner]):
 
     # -- on a loop
     async def _run(self) -> Winner:
+        """Losers are cancelled after they were given what an earlier life recorded of them, for which they ask."""
         made: list[asyncio.Future[Any]] = []
         racing: list[asyncio.Future[Any]] = [_on_loop(runner, made) for runner in self._runners.values()]
-        position: int | None = self._choice.foreseen()
+        known: int | None = self._choice.foreseen()
+        position = known
         try:
             if position is None:
                 await asyncio.wait(racing, return_when=asyncio.FIRST_COMPLETED)
                 position = next(index for index, runner in enumerate(racing) if runner.done())
+                await LOOP.settled(self._choice.call.frame.run)
             else:
                 await asyncio.wait([racing[position]])
+                await self._choice.record_async(position)
         finally:
             await _cancelled(made)
-        await self._choice.record_async(position)
+        if known is None:
+            await self._choice.record_async(position)
         runner = list(self._runners.values())[position]
         return Winner(
             self._names[position], await (runner if isinstance(runner, TaskFuture) else racing[position])

@@ -117,6 +117,46 @@ def test_the_winner_is_the_same_on_replay() -> None:
     assert lives == ["b", "b"]
 
 
+@pytest.mark.parametrize("decided", [True, False], ids=["decided", "undecided"])
+def test_a_loser_asks_for_what_it_has_recorded_before_it_is_cancelled(decided: bool) -> None:
+    """However soon the winner ends in the next life: no side effect of a loser is left over."""
+    lives: list[str] = []
+    paid: list[int] = []
+    done = asyncio.Event()
+
+    @task(side_effect=True, approval="never")
+    async def pay(amount: int) -> None:
+        paid.append(amount)
+
+    async def loser() -> None:
+        for amount in (1, 2, 3):
+            await pay(amount)
+        done.set()
+        await asyncio.Event().wait()
+
+    async def winner() -> str:
+        if len(lives) == 1:
+            await (done if decided else asyncio.Event()).wait()
+        return "won"
+
+    async def killer() -> None:
+        if len(lives) == 1 and not decided:
+            await done.wait()
+            raise Death
+
+    @flow
+    async def run() -> str:
+        lives.append("lived")
+        won, _ = await asyncio.gather(first(winner(), loser()), killer())
+        if len(lives) == 1:
+            raise Death
+        return won.value
+
+    journal = memory()
+    outcome = resume(run, die(run, journal=journal), journal)
+    assert (outcome.value, outcome.unclaimed, paid) == ("won", (), [1, 2, 3])
+
+
 @pytest.mark.parametrize("answered", [True, False], ids=["answered", "too late"])
 @pytest.mark.parametrize("colour", ["sync", "async"])
 def test_a_question_races_with_a_timer_and_the_loser_is_withdrawn(colour: str, answered: bool) -> None:
