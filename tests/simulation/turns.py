@@ -36,6 +36,8 @@ class Process:
         self.turns, self.name = turns, name
         self.dead = self.frozen = False
         self.threads: list[SimulatedThread] = []
+        #: Called before it moves, for the first time or again.
+        self.moves: Callable[[], None] = lambda: None
         #: When it went on after it was frozen last.
         self.thawed = float("-inf")
 
@@ -58,6 +60,8 @@ class Process:
         self.turns.later(seconds, self._thaw)
 
     def _thaw(self) -> None:
+        if not self.dead:
+            self.moves()
         self.frozen, self.thawed = False, self.turns.now
         if not self.dead:
             self.turns.note("goes on", self.name)

@@ -152,7 +152,9 @@ class World:
         )
 
     def _process(self, name: str) -> Process:
+        self._begins_to_move()
         process = Process(self.turns, name)
+        process.moves = self._begins_to_move
         node = self.nodes[process] = Node(self.store, name, self)
         self.turns.spawn(process, lambda: self._beat(node), "heart")
         return process
@@ -336,6 +338,11 @@ class World:
                 self._ownerless.pop(number, None)
             elif now > self._ownerless.setdefault(number, now) + OWNERLESS:
                 raise self._broken(f"run {number} is nobody's for {now - self._ownerless[number]:.1f} s")
+
+    def _begins_to_move(self) -> None:
+        """Where nobody else works, nobody could have taken anything up."""
+        if not self._somebody_works():
+            self._ownerless.clear()
 
     def _somebody_works(self) -> bool:
         return any(
