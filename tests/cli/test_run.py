@@ -161,7 +161,7 @@ def test_run_first_recovers_its_own_kind(shell: Shell) -> None:
     done = shell("run", f"{FLOWS}:held", "--json")
     assert done.json()["result"] == 4
     assert "recovering run" in done.err
-    assert "COMPLETED, 1 steps reused" in done.err
+    assert "COMPLETED, 1 step reused" in done.err
     runs = shell.look("runs", "ls", "--flow", "held", "--json").json()
     assert [run["state"] for run in runs] == ["COMPLETED", "COMPLETED"]
     assert shell.world.count("double 1") == 2
