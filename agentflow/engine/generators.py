@@ -305,7 +305,7 @@ class _Streaming:
             annotate(call, record)
             self._notes = dict(call.notes)
             return await self._live(place, record)
-        await self._rt.deliver(run, record)
+        await self._rt.deliver(run, record, opens=False)
         run.check(call.frame)
         if not given:
             recall(run, record, call.frame.scope)

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from agentflow.engine.shielding import plainly
 from agentflow.payloads.envelopes import Draft, takes_long
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ async def stored(run: ActiveRun, value: Any, rt: Runtime) -> tuple[bytes, Any]:
     """
     data, value = run.codec.drafted(value)
     if isinstance(data, Draft):
-        data = await rt.transfer(partial(run.codec.keep, data))
+        data = await plainly(rt.transfer(partial(run.codec.keep, data)))
     return data, value
 
 
@@ -70,7 +71,7 @@ class Readings:
         self._count += 1
         try:
             async with self._turn:
-                return await transfer()
+                return await plainly(transfer())
         finally:
             self._count -= 1
             if not self._count:

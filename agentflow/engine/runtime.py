@@ -53,8 +53,8 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> T:
 class Runtime(Protocol):
     """What the engine needs of a colour."""
 
-    async def deliver(self, run: ActiveRun, record: Record) -> Draft | None:
-        """Return when it is the record's turn; with its value, if it has one that took long to open."""
+    async def deliver(self, run: ActiveRun, record: Record, *, opens: bool = True) -> Draft | None:
+        """Return when it is the record's turn; with its value, if it has one that took long to open, and `opens`."""
         ...
 
     async def settled(self, run: ActiveRun) -> None:
@@ -151,8 +151,8 @@ class Inline:
 
     awaits = False
 
-    async def deliver(self, run: ActiveRun, record: Record) -> Draft | None:
-        del run
+    async def deliver(self, run: ActiveRun, record: Record, *, opens: bool = True) -> Draft | None:
+        del run, opens
         record.claimed = 2
 
     async def settled(self, run: ActiveRun) -> None:
@@ -274,8 +274,8 @@ class Loop:
 
     awaits = True
 
-    async def deliver(self, run: ActiveRun, record: Record) -> Draft | None:
-        opening = opening_of(run, record)
+    async def deliver(self, run: ActiveRun, record: Record, *, opens: bool = True) -> Draft | None:
+        opening = opening_of(run, record) if opens else None
         if len(run.tasks) > 1:
             return await run.delivery.deliver(asyncio.get_running_loop(), record, opening)
         found = None if opening is None else await self.transfer(opening)

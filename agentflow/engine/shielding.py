@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentflow.errors import CorruptRecord, Fenced, JournalUnavailable, Suspended, Unwinding
@@ -38,6 +39,14 @@ class Interrupted(asyncio.CancelledError):
     def __init__(self, outcome: asyncio.Future[Any]) -> None:
         super().__init__()
         self.outcome = outcome
+
+
+async def plainly(awaitable: Awaitable[T]) -> T:
+    """Await something, and tell a cancellation meanwhile as Python does: for code of users that waits for it."""
+    try:
+        return await awaitable
+    except Interrupted:
+        raise asyncio.CancelledError from None
 
 
 def note_unwinding(run: ActiveRun, error: BaseException) -> None:

@@ -187,6 +187,25 @@ def test_a_future_is_read_beside_the_loop(journal: SqliteJournal, slow: Options,
 
 
 @flow
+async def impatient() -> bool:
+    future: Any = made.submit(50_000)
+    await future.ended()
+    PROXY[0].arm("hold", "GET")
+    asyncio.get_running_loop().call_later(0.1, PROXY[0].let_go.set)
+    try:
+        async with asyncio.timeout(0.05):
+            await future
+    except TimeoutError:
+        return len(await future) == 50_000
+    return False
+
+
+def test_a_timeout_around_a_value_that_does_not_come_is_one(journal: SqliteJournal, slow: Options) -> None:
+    """As around anything else that is awaited; afterwards the value can be had."""
+    assert start(impatient, journal=journal, using=slow).value
+
+
+@flow
 async def consuming() -> list[int]:
     sizes: list[int] = []
 
