@@ -23,6 +23,7 @@ from agentflow.engine.context import CURRENT, Frame
 from agentflow.engine.policy import StepPolicy
 from agentflow.engine.resolving import is_late
 from agentflow.engine.runtime import LOOP, running_loop
+from agentflow.engine.shielding import plainly
 from agentflow.engine.step import Call, execute, execute_now
 from agentflow.errors import ColourError, MissingContextError, ParameterError, RunCancelled, StepFailed
 from agentflow.flows import Flow, default_options
@@ -31,8 +32,9 @@ from agentflow.journal.protocol import Journal
 from agentflow.model.runs import Origin, Run
 from agentflow.model.states import StateType
 from agentflow.model.steps import StepKind
-from agentflow.payloads.codec import register_codec
+from agentflow.payloads.codec import Codec, register_codec
 from agentflow.payloads.digests import canonical
+from agentflow.payloads.envelopes import takes_long
 from agentflow.payloads.failures import decode_failure
 from agentflow.payloads.opening import open_codec
 from agentflow.shells import shell_origin
@@ -210,7 +212,11 @@ class RunFuture(Generic[R_co]):
     # -- inner
     def _awaited(self) -> Coroutine[Any, Any, R_co]:
         async def arrive() -> R_co:
-            return self._value(await self._arrival(None).arrive(_checking()), None)
+            run = await self._arrival(None).arrive(_checking())
+            if run is None or run.state is not StateType.COMPLETED or not takes_long(run.result or b"0"):
+                return self._value(run, None)
+            codec = self._codec()
+            return codec.read(await plainly(LOOP.transfer(functools.partial(codec.open, run.result or b""))))
 
         frame = CURRENT.get()
         if frame is None:
@@ -233,7 +239,7 @@ class RunFuture(Generic[R_co]):
         if run is None:
             message = f"{self.name} (run {self.run_id}) has not ended within {timeout} s"
             raise TimeoutError(message)
-        codec = open_codec(self._store(), default_options().settings)
+        codec = self._codec()
         if run.state is StateType.COMPLETED:
             return cast("R_co", None if run.result is None else codec.decode(run.result))
         if run.error is not None:
@@ -241,6 +247,9 @@ class RunFuture(Generic[R_co]):
         if run.state is StateType.CANCELLED:
             raise RunCancelled(run.message)
         raise StepFailed(run.state.value.capitalize(), run.message)
+
+    def _codec(self) -> Codec:
+        return open_codec(self._store(), default_options().settings)
 
     def _seen(self, what: str, look: Callable[[], T]) -> T:
         frame = CURRENT.get()

@@ -11,6 +11,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from agentflow import flow, task
+from agentflow.background import RunFuture
 from agentflow.cache_policies import INPUTS
 from agentflow.engine.active import Options
 from agentflow.journal.sqlite import SqliteJournal
@@ -234,6 +235,25 @@ def test_a_cached_result_is_read_beside_the_loop(journal: SqliteJournal, slow: O
     """By a run that takes another one's."""
     start(counting, 3, 50_000, journal=journal, using=slow)
     assert start(holding, "GET", 3, journal=journal, using=slow).tally.cached == 1
+
+
+@flow
+async def large() -> bytes:
+    return await made(50_000)
+
+
+def test_the_result_of_another_run_is_read_beside_the_loop(
+    journal: SqliteJournal, slow: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By whoever awaits it, inside or outside of a flow."""
+    monkeypatch.setenv("AGENTFLOW_PAYLOADS_URL", "s3://values/slow")
+    run_id = start(large, journal=journal, using=slow).run_id
+
+    async def waiting() -> int:
+        PROXY[0].arm("hold", "GET")
+        return len(await helped(RunFuture[bytes](run_id, "large").within(journal)))
+
+    assert asyncio.run(waiting()) == 50_000
 
 
 @task(side_effect=True, approval="never")
