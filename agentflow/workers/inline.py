@@ -48,6 +48,8 @@ from agentflow.workers.suspects import Suspects
 _PAGE = 100
 #: Seconds between two looks where the journal tells of what others do: for times that come, and for owners that died.
 _LOOK = 1.0
+#: Where less than this share of the places is free, some more may come free in a moment (seconds): one look for all.
+_SHARE, _MOMENT = 4, 0.02
 #: How many runs in the background are remembered that wait for a place.
 _BACKLOG = 100
 
@@ -99,7 +101,7 @@ class Worker(Asking):
         self._pruning = Pruning(journal, self.options)
         self._lock = threading.Lock()
         self._changed = threading.Condition()
-        self._wake = threading.Event()
+        self._wake, self._drained = threading.Event(), threading.Event()
         self._stopping = self._hurried = False
         self._undo = journal.subscribe(self._on_change)
         self._loop: threading.Thread | None = None
@@ -121,6 +123,7 @@ class Worker(Asking):
     def drain(self) -> None:
         """Take no more runs, and let those that are under way begin no more steps; returns at once."""
         self._stopping = True
+        self._drained.set()
         self._wake.set()
 
     def stop(self, *, patience: float | None = None) -> None:
@@ -199,6 +202,8 @@ class Worker(Asking):
                 self._on_error(f"cannot look for runs to recover: {error}")
             interval = self.options.settings.poll_interval
             self._wake.wait(max(interval, _LOOK) if self.journal.hears() else interval)
+            if self.places - len(self._under_way) < self.places // _SHARE:
+                self._drained.wait(_MOMENT)
             self._wake.clear()
 
     def recover(self) -> list[str]:
@@ -217,13 +222,15 @@ class Worker(Asking):
 
     def _due_runs(self, without: Collection[str]) -> Iterator[list[Run]]:
         """What is due, oldest first, for as long as there is room: as many as there are places for, then in pages."""
-        after, size = 0, min(_PAGE, max(1, self.places - len(self._under_way)))
+        after, found_none = 0, False
         while self.has_room():
+            taken = len(self._under_way)
+            size = _PAGE if found_none else min(_PAGE, max(1, self.places - taken))
             page = self.journal.due_runs(self.options.clock(), after=after, limit=size, without=without)
             yield page
             if len(page) < size:
                 return
-            after, size = page[-1].number, _PAGE
+            after, found_none = page[-1].number, len(self._under_way) <= taken
 
     def _takes_up(self, run: Run, admission: Admission) -> bool:
         return self.has_room() and not self._is_set_aside(run) and self._keeps_place(run, admission)

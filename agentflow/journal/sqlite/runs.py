@@ -95,20 +95,23 @@ class SqliteRuns(SqliteBase):
         *,
         take_over: bool = False,
     ) -> Run:
-        run = self._need_run(db, claim.run_id)
-        if run.state.is_final:
-            raise RunFinishedError(run.id, run.state.value)
-        held = self._ownership.is_held(run.number, run.epoch)
+        found = db.execute(SQL["claimable_run"], (claim.run_id,)).get
+        if found is None:
+            raise RunNotFoundError(claim.run_id)
+        number, epoch, owner, state = *found[:3], StateType(found[3])
+        if state.is_final:
+            raise RunFinishedError(claim.run_id, state.value)
+        held = self._ownership.is_held(number, epoch)
         if held and not take_over:
-            raise RunOwnedError(run.id, run.owner or "another process")
-        self._own(taken, run.number, run.epoch + 1, run.id, run.owner)
-        crashed = 1 if run.state is StateType.RUNNING and run.owner else 0
+            raise RunOwnedError(claim.run_id, owner or "another process")
+        self._own(taken, number, epoch + 1, claim.run_id, owner)
+        crashed = 1 if state is StateType.RUNNING and owner else 0
         now = self._clock()
         lost = LifeEnd.TAKEN_OVER if held else LifeEnd.CRASHED
-        if run.epoch:
-            end_life(changes(db), run.number, run.epoch, run.owner, now, lost, last_words(run.state))
-        db.execute(SQL["begin_life"], (run.number, run.epoch + 1, now, self.owner, asked, claim.fingerprint))
-        owned = (self.owner, now, crashed, run.number, int(claim.start))
+        if epoch:
+            end_life(changes(db), number, epoch, owner, now, lost, last_words(state))
+        db.execute(SQL["begin_life"], (number, epoch + 1, now, self.owner, asked, claim.fingerprint))
+        owned = (self.owner, now, crashed, number, int(claim.start))
         return run_from(db.execute(SQL["claim_run"], owned).get)
 
     def _own(self, taken: list[tuple[int, int]], number: int, epoch: int, run_id: str, owner: str) -> None:
