@@ -27,9 +27,9 @@ BARS = {
     "step of a sync flow": 3.0,
     "step of an async flow": 4.0,
     "step of 1,000 gathered": 1.0,
-    "append, 16 threads": 1.2,
-    "durable append": 2.0,
-    "durable append, 16 threads": 0.5,
+    "append, 16 threads": 2.0,
+    "durable append": 3.0,
+    "durable append, 16 threads": 1.0,
 }
 _TABLE = b"""CREATE TABLE bare (id BIGINT PRIMARY KEY, event TEXT, kind TEXT, name TEXT, scope BYTEA, key BYTEA,
   branch BYTEA, occurrence BIGINT, effects BIGINT, effect BIGINT, attempt BIGINT, batch BIGINT,

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
 from agentflow.errors import Fenced
 from agentflow.journal.postgres import PostgresJournal
+from agentflow.journal.postgres.commits import Append
 from agentflow.journal.protocol import RunFilter
 from agentflow.model.lives import LifeEnd
 from agentflow.model.runs import NewRun, Origin
 from agentflow.model.states import StateType
+from tests.journal.postgres_driver import row
 from tests.journal.postgres_server import PostgresServer
 from tests.journal.striking import KEY, Fault
 from tests.journal.striking_postgres import StruckPostgres
@@ -38,9 +41,9 @@ class Watched(StruckPostgres):
             while len(self._committer._waiting) < waiting:  # pyright: ignore[reportPrivateUsage]
                 time.sleep(0)
 
-    def transactions(self) -> int:
-        """In how many the runs have ended."""
-        asked = b"SELECT count(DISTINCT CAST(xmin AS TEXT)) FROM run WHERE state = 'COMPLETED'"
+    def transactions(self, rows: bytes) -> int:
+        """In how many those were written."""
+        asked = b"SELECT count(DISTINCT CAST(xmin AS TEXT)) FROM (" + rows + b") AS written"
         return int(self._reader.read(lambda db: db.value(asked)))
 
 
@@ -94,24 +97,55 @@ def test_what_others_have_said_of_a_run_is_looked_at(journal: Watched) -> None:
     other.close()
 
 
-def test_runs_that_end_together_share_a_commit(journal: Watched) -> None:
-    """While one commit is under way the next ones gather; one of them that is refused takes nothing from the others."""
-    runs = [journal.create_run(new(number)) for number in range(8)]
+def together(journal: Watched, calls: Sequence[Callable[[], object]]) -> list[BaseException]:
+    """Have threads do these while a commit is under way; what they raised."""
     refused: list[BaseException] = []
 
-    def end(number: int, epoch: int) -> None:
+    def call(one: Callable[[], object]) -> None:
         try:
-            journal.set_state(number, epoch, StateType.COMPLETED, result=b"1", release=True)
+            one()
         except Fenced as error:
             refused.append(error)
 
-    threads = [threading.Thread(target=end, args=(run.number, run.epoch + (run is runs[3]))) for run in runs]
+    threads = [threading.Thread(target=call, args=(one,)) for one in calls]
     with journal.busy(len(threads)):
         for thread in threads:
             thread.start()
     for thread in threads:
         thread.join()
+    return refused
+
+
+def test_runs_that_end_together_share_a_commit(journal: Watched) -> None:
+    """While one commit is under way the next ones gather; one of them that is refused takes nothing from the others."""
+    runs = [journal.create_run(new(number)) for number in range(8)]
+    epochs = [run.epoch + (run is runs[3]) for run in runs]
+    end = partial(journal.set_state, state=StateType.COMPLETED, result=b"1", release=True)
+    refused = together(
+        journal, [partial(end, run.number, epoch) for run, epoch in zip(runs, epochs, strict=True)]
+    )
     assert len(refused) == 1
-    assert journal.transactions() == 1
+    assert journal.transactions(b"SELECT xmin FROM run WHERE state = 'COMPLETED'") == 1
     states = [run.state for run in journal.list_runs(RunFilter(9))]
     assert states.count(StateType.COMPLETED) == len(runs) - 1
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_rows_that_are_stored_together_share_a_commit(journal: Watched, *, durable: bool) -> None:
+    """Several runs' rows in one statement; a stale owner's are refused, all of them, and nobody else's."""
+    runs = [journal.create_run(new(number)) for number in range(8)]
+    epochs = [run.epoch + (run is runs[3]) for run in runs]
+    append = journal._committer.append  # pyright: ignore[reportPrivateUsage]
+    requests = [
+        Append(run.number, epoch, [row(run, 1), row(run, 2)], durable=durable)
+        for run, epoch in zip(runs, epochs, strict=True)
+    ]
+    refused = together(journal, [partial(append, request) for request in requests])
+    assert len(refused) == 1
+    assert journal.transactions(b"SELECT xmin FROM step") == 1
+    assert [len(journal.steps(run.number)) for run in runs] == [2, 2, 2, 0, 2, 2, 2, 2]
+    journal.append(runs[0].number, runs[0].epoch, [row(runs[0], 3)], durable=durable)
+    with pytest.raises(ValueError, match="holds this already"):
+        journal.append(runs[0].number, runs[0].epoch, [row(runs[0], 3)], durable=True)
+    with pytest.raises(Fenced):
+        journal.append(runs[1].number, runs[1].epoch + 1, [row(runs[1], 3)], durable=True)

@@ -26,6 +26,29 @@ FROM run WHERE number = ?1 >> 32 AND epoch = ?17 AND keeper IS DISTINCT FROM 0 F
 -- name: steps_by_id
 SELECT * FROM step WHERE id = ANY(?) ORDER BY id
 
+-- name: append_alone
+WITH level AS (SELECT set_config('synchronous_commit', ?18, true) AS level)
+INSERT INTO step
+SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16
+FROM run JOIN level ON level IS NOT NULL
+WHERE number = ?1 >> 32 AND epoch = ?17 AND keeper IS DISTINCT FROM 0 FOR SHARE OF run
+RETURNING id
+
+-- name: append_together
+WITH level AS (SELECT set_config('synchronous_commit', ?18, true) AS level)
+INSERT INTO step
+SELECT new.id, event, kind, new.name, scope, key, branch, occurrence, effects, effect, attempt, batch, new.started,
+       new.ended, value, detail
+FROM unnest(?1::bigint[], ?2::text[], ?3::text[], ?4::text[], ?5::bytea[], ?6::bytea[], ?7::bytea[], ?8::bigint[],
+            ?9::bigint[], ?10::bigint[], ?11::bigint[], ?12::bigint[], ?13::double precision[],
+            ?14::double precision[], ?15::bytea[], ?16::bytea[], ?17::bigint[])
+  AS new (id, event, kind, name, scope, key, branch, occurrence, effects, effect, attempt, batch, started, ended, value,
+          detail, owned_at)
+JOIN run ON run.number = new.id >> 32 AND run.epoch = owned_at AND keeper IS DISTINCT FROM 0
+JOIN level ON level IS NOT NULL
+FOR SHARE OF run
+RETURNING id
+
 -- name: due_runs
 SELECT run.* FROM (
   SELECT number FROM (
