@@ -364,7 +364,9 @@ class ActiveRun:
             return False
         if any(pending.is_over for pending in self.pendings.values()) or self.delivery.busy:
             return False
-        return all(_is_waiting(frame) for frame in list(self.bodies)) and not self._has_timer()
+        if self._has_timer() or any(map(_is_about_to_run, list(self.tasks))):
+            return False
+        return all(_is_waiting(frame) for frame in list(self.bodies))
 
     def _has_timer(self) -> bool:
         """Whether the loop holds a timer of this run (a timeout, a sleep); where that cannot be seen: yes."""
@@ -405,6 +407,12 @@ class ActiveRun:
     def waiting_for(self) -> list[Wait]:
         """What the run waits for."""
         return self.journal.list_waits(number=self.number)
+
+
+def _is_about_to_run(task: asyncio.Task[Any]) -> bool:
+    """Whether what an asyncio task waited for is over, so that its loop goes on with it next."""
+    waiter: Any = getattr(task, "_fut_waiter", task)  # asyncio has no public way
+    return not task.done() and (waiter is None or (waiter is not task and waiter.done()))
 
 
 def _is_waiting(frame: Frame) -> bool:

@@ -167,7 +167,7 @@ BARS = {
     "1,000 steps, async, in sequence": 2.75,
     "1,000 steps, gathered": 3.0,
     "1,000 finished steps loaded and replayed": 0.75,
-    "a run started and ended (own floor)": 6.5,
+    "a run started and ended (own floor)": 8.0,
 }
 
 
@@ -189,7 +189,7 @@ def test_steps_cost_little_more_than_recording_them(bench: Bench) -> None:
         "1,000 hits in the cache across runs": lambda: cache_hits(bench),
     }
     figures = compare(cases, lambda: bench.floor(STEPS), STEPS)
-    runs = 50
+    runs = 200
     figures += compare(
         {"a run started and ended (own floor)": lambda: empty_runs(bench, runs)},
         lambda: bench.floor_of_a_run(runs),

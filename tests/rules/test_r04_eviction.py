@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agentflow import busy, flow, get_run_logger, send_event, task, wait_for_event
+from agentflow import busy, first, flow, get_run_logger, send_event, task, wait_for_event
 from agentflow.errors import Suspended
 from agentflow.journal.protocol import RunFilter
 from agentflow.model.states import StateType
@@ -89,6 +89,21 @@ def test_a_timeout_that_is_armed_keeps_the_run() -> None:
             return "timed out"
 
     assert start(run).value == "timed out"
+
+
+def test_a_branch_that_only_gives_way_keeps_the_run() -> None:
+    """It is about to run whenever anybody looks, for as long as it takes, and waits for nothing that could be seen."""
+
+    async def giving_way() -> int:
+        for _ in range(20_000):
+            await asyncio.sleep(0)
+        return 1
+
+    @flow
+    async def run() -> Any:
+        return (await first(giving_way(), never=wait_for_event("a"))).value
+
+    assert start(run).value == 1
 
 
 def test_a_busy_block_keeps_the_run() -> None:
