@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentflow.engine.shielding import plainly
@@ -21,20 +21,17 @@ if TYPE_CHECKING:
     from agentflow.engine.runtime import Runtime
 
 T = TypeVar("T")
-_carrier: ThreadPoolExecutor | None = None
 
 
+@cache
 def carrier() -> ThreadPoolExecutor:
     """The threads on which event loops have large values moved; no commit waits behind one."""
-    global _carrier  # noqa: PLW0603 - one per process, made at first use
-    if _carrier is None:
-        _carrier = ThreadPoolExecutor(4, thread_name_prefix="agentflow-carrier")
-    return _carrier
+    return ThreadPoolExecutor(4, thread_name_prefix="agentflow-carrier")
 
 
 def opening_of(run: ActiveRun, record: Record) -> Callable[[], Draft] | None:
     """What opens the value of a record, where that takes long."""
-    value = record.row[14]
+    value = record.row.value
     return None if value is None or not takes_long(value) else partial(run.codec.open, value)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
@@ -464,15 +464,10 @@ def _current_task() -> Any:
     return asyncio.current_task() if running_loop() is not None else None
 
 
-_writer: ThreadPoolExecutor | None = None
-
-
+@cache
 def writer() -> ThreadPoolExecutor:
     """The thread on which event loops have their durable commits made."""
-    global _writer  # noqa: PLW0603 - one per process, made at first use
-    if _writer is None:
-        _writer = ThreadPoolExecutor(4, thread_name_prefix="agentflow-writer")
-    return _writer
+    return ThreadPoolExecutor(4, thread_name_prefix="agentflow-writer")
 
 
 INLINE = Inline()

@@ -49,7 +49,7 @@ _PAGE = 100
 #: Seconds between two looks where the journal tells of what others do: for times that come, and for owners that died.
 _LOOK = 1.0
 #: Where less than this share of the places is free, some more may come free in a moment (seconds): one look for all.
-_SHARE, _MOMENT = 4, 0.02
+_SHARE, _MOMENT = 4, 0.005
 #: How many runs in the background are remembered that wait for a place.
 _BACKLOG = 100
 

@@ -33,7 +33,7 @@ _MOMENT = 2.0
 
 
 class End(NamedTuple):
-    """A statement that changes a run only where nothing has to be looked at, and how to see whether it did."""
+    """Parameters of the statement that ends a run where nothing need be looked at, and of one that tells if it did."""
 
     values: Sequence[Any]
     has_ended: Sequence[Any]
