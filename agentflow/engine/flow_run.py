@@ -9,7 +9,7 @@ from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentflow.engine import branches
 from agentflow.engine.account import account_of
@@ -28,7 +28,7 @@ from agentflow.engine.readings import stored
 from agentflow.engine.records import ROOT, attempt_scope
 from agentflow.engine.returned import consumed, settled, taken
 from agentflow.engine.runtime import INLINE, LOOP, Inline, Loop, Overdue, drive
-from agentflow.engine.shielding import note_unwinding
+from agentflow.engine.shielding import Interrupted, note_unwinding
 from agentflow.engine.step import Call
 from agentflow.engine.step_rows import end_row
 from agentflow.engine.transactions import roll_back_below
@@ -52,6 +52,8 @@ from agentflow.payloads.failures import encode_failure
 if TYPE_CHECKING:
     from agentflow.engine.policy import StepPolicy
 
+
+T = TypeVar("T")
 
 _MESSAGE_LIMIT = 500
 #: Seconds that cancelled stray tasks have to end.
@@ -134,8 +136,15 @@ async def run_on_loop(active: ActiveRun, body: Body) -> Outcome:
                     task.cancel()
         value, error = task.result()
         _stop_if_interrupted(active, interrupted or error)
-        await _finish_strays(active)
-        return await _end(active, value, interrupted or error, LOOP)
+        try:
+            await _finish_strays(active)
+        except asyncio.CancelledError as late:
+            error, active.interrupted = late, True
+            _stop_if_interrupted(active, error)
+        outcome = await _end(active, value, interrupted or error, LOOP)
+        if active.interrupted:
+            raise asyncio.CancelledError
+        return outcome
     finally:
         active.leave()
         waker.remove(active)
@@ -326,7 +335,7 @@ async def _end(active: ActiveRun, value: Any, error: BaseException | None, rt: I
         raise error if isinstance(fence, Cancelling) and error is not None else fence.__cause__ or fence
     if fence is not None:
         if not isinstance(fence, Fenced):
-            await rt.blocking(lambda: active.journal.release_run(active.run))
+            await _surely(active, lambda: active.journal.release_run(active.run), rt)
         raise fence
     if error is None:
         return await _finished(active, StateType.COMPLETED, value, None, rt)
@@ -338,6 +347,15 @@ async def _end(active: ActiveRun, value: Any, error: BaseException | None, rt: I
     raise error
 
 
+async def _surely(active: ActiveRun, function: Callable[[], T], rt: Inline | Loop) -> T:
+    """What a function that may block gives. Whoever cancels the life meanwhile has that raised after its end."""
+    try:
+        return await rt.blocking(function)
+    except Interrupted as late:
+        active.interrupted = True
+        return late.outcome.result()
+
+
 def _is_interrupt(error: BaseException | None) -> bool:
     """Whether it ends the process (Ctrl-C)."""
     return error is not None and not isinstance(error, (Exception, Unwinding, asyncio.CancelledError))
@@ -345,9 +363,9 @@ def _is_interrupt(error: BaseException | None) -> bool:
 
 async def _give_back(active: ActiveRun, rt: Inline | Loop) -> None:
     """Own the run no longer. If it was asked to stop it has stopped then, unless a transaction is to be undone."""
-    stored = await rt.blocking(lambda: active.journal.get_run(active.run.id))
+    stored = await _surely(active, lambda: active.journal.get_run(active.run.id), rt)
     if stored is None or stored.state is not StateType.CANCELLING:
-        await rt.blocking(lambda: active.journal.release_run(active.run))
+        await _surely(active, lambda: active.journal.release_run(active.run), rt)
     else:
         await _left(active, StateType.RUNNING, "", rt)
 
@@ -373,6 +391,9 @@ async def _finished(
             data, value = await stored(active, value, rt)
         except CodecError as broken:
             state, value, error = StateType.FAILED, None, broken
+        except asyncio.CancelledError:  # before there was anything to record
+            await _give_back(active, rt)
+            raise
     ending = active.ending
     if error is not None:
         if state is StateType.CANCELLED and ending.state is not None and not ending.state.is_cancelled():
@@ -387,7 +408,8 @@ async def _finished(
         # who asked and why is all there is to say, whoever writes it down
         final = State(state, message=str(error), data=error)
         message, failure = str(error), None
-    await rt.blocking(
+    await _surely(
+        active,
         partial(
             active.journal.set_state,
             active.number,
@@ -398,7 +420,8 @@ async def _finished(
             error=failure,
             release=True,
             account=account_of(active),
-        )
+        ),
+        rt,
     )
     await tell_of_run(active, active.policy, final, rt)
     return Outcome(
@@ -428,7 +451,7 @@ async def _left(active: ActiveRun, state: StateType, message: str, rt: Inline | 
         )
         return active.journal.get_run(active.run.id)
 
-    left = await rt.blocking(leave)
+    left = await _surely(active, leave, rt)
     if left is not None and left.state is StateType.CANCELLED:
         final = State(left.state, message=left.message, data=RunCancelled(left.message))
         await tell_of_run(active, active.policy, final, rt)

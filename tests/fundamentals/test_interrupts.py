@@ -15,7 +15,10 @@ from agentflow.engine.active import Options
 from agentflow.engine.waiting import waker_of
 from agentflow.errors import Stopping
 from agentflow.journal.memory import MemoryJournal
-from agentflow.model.states import StateType
+from agentflow.journal.protocol import RunFilter
+from agentflow.model.runs import Run
+from agentflow.model.states import State, StateType
+from agentflow.run_context import cancel_run
 from tests.fundamentals.lives import Clock, last_run, memory, options, resume, rows, start
 
 
@@ -354,3 +357,61 @@ def test_a_process_that_is_to_end_evicts_what_waits(colour: str) -> None:
     outcome = start(run if colour == "sync" else run_async, journal=journal, using=patient())
     assert outcome.state is StateType.PAUSED
     assert journal.due_runs(0.0) == []
+
+
+class SlowToEnd(MemoryJournal):
+    """Takes its time over how a life ended: until the caller of the flow has been cancelled."""
+
+    def __init__(self, verb: str) -> None:
+        super().__init__(b"k" * 32)
+        self.reached, self.go_on = threading.Event(), threading.Event()
+        self._verb = verb
+
+    def _slowly(self, verb: str) -> None:
+        if verb == self._verb:
+            self.reached.set()
+            assert self.go_on.wait(60)
+
+    def get_run(self, run_id: str) -> Run | None:
+        self._slowly("get_run")
+        return super().get_run(run_id)
+
+    def set_state(self, *args: Any, **options: Any) -> None:
+        self._slowly("set_state")
+        super().set_state(*args, **options)
+
+
+@pytest.mark.parametrize("ends", ["completed", "interrupted", "cancelled"])
+@pytest.mark.parametrize("times", [1, 3])
+async def test_who_cancels_a_flow_as_it_ends_waits_until_that_is_recorded(ends: str, times: int) -> None:
+    """Else a run that nobody works at would be owned until the process ends; its hooks have run as well."""
+    journal = SlowToEnd("get_run" if ends == "interrupted" else "set_state")
+    told = list[str]()
+
+    def hook(_flow: Any, _run: Any, state: State[Any]) -> None:
+        told.append(state.name)
+
+    @flow(on_completion=[hook], on_cancellation=[hook])
+    async def run() -> int:
+        if ends == "interrupted":
+            raise asyncio.CancelledError
+        if ends == "cancelled":
+            (own,) = journal.list_runs(RunFilter())
+            cancel_run(own.id, actor="ann", journal=journal)
+            await asyncio.Event().wait()
+        return 1
+
+    caller = asyncio.ensure_future(run.run_async({}, journal=journal, options=options()))
+    assert await asyncio.to_thread(journal.reached.wait, 60)
+    for _ in range(times):
+        caller.cancel()
+        await asyncio.sleep(0)
+    assert not caller.done()
+    journal.go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    (left,) = journal.list_runs(RunFilter())
+    assert not journal.is_owned(left)
+    names = {"completed": ["Completed"], "interrupted": [], "cancelled": ["Cancelled"]}
+    assert told == names[ends]
+    assert left.state is (StateType.RUNNING if ends == "interrupted" else StateType(ends.upper()))
