@@ -23,7 +23,9 @@ class Settings:
     #: ``sqlite:///path``, ``postgresql://user@host/database``, ``https://server`` or ``memory:``; empty =
     #: ``<home>/agentflow.db``.
     database_url: str = ""
-    #: What lets this process in where `database_url` is a server: a key of ``agentflow keys create``.
+    #: ``https://server``, whose journal is used instead; the same as naming it in `database_url`.
+    api_url: str = ""
+    #: What lets this process in at that server: a key of ``agentflow keys create``.
     api_key: str = field(default="", repr=False)
     #: Seconds after which a process that is not heard of counts as dead: on PostgreSQL its runs go on elsewhere; in
     #: every journal the slots of limits that it held without a run are free again.

@@ -17,6 +17,7 @@ from agentflow.settings import Settings
 
 _open: dict[tuple[int, str], Journal] = {}
 _lock = threading.Lock()
+_SERVERS = ("http", "https")
 
 
 def open_journal(settings: Settings | None = None) -> Journal:
@@ -25,7 +26,7 @@ def open_journal(settings: Settings | None = None) -> Journal:
     Raises `JournalOpenError` for an address it does not know, a read-only home, a database from a newer version.
     """
     settings = settings or Settings.from_environment()
-    url = settings.database_url or f"sqlite:///{settings.home / 'agentflow.db'}"
+    url = _address(settings)
     with _lock:
         found = _open.get((os.getpid(), url))
         if found is None:
@@ -33,17 +34,30 @@ def open_journal(settings: Settings | None = None) -> Journal:
     return found
 
 
+def _address(settings: Settings) -> str:
+    """The one address that the settings name."""
+    server = settings.api_url
+    if server and settings.database_url not in ("", server):
+        message = "AGENTFLOW_API_URL and AGENTFLOW_DATABASE_URL name two journals; unset one of them"
+        raise JournalOpenError(message)
+    if server and server.partition("://")[0] not in _SERVERS:
+        message = "AGENTFLOW_API_URL is no address of a server; use http://HOST:PORT or https://HOST"
+        raise JournalOpenError(message)
+    return server or settings.database_url or f"sqlite:///{settings.home / 'agentflow.db'}"
+
+
 def _connect(url: str, settings: Settings) -> Journal:
     if url == "memory:":
         return MemoryJournal()
     if url.partition("://")[0] in ("postgresql", "postgres"):
         return _postgres(url, settings)
-    if url.partition("://")[0] in ("http", "https"):
+    if url.partition("://")[0] in _SERVERS:
         return _http(url, settings)
     scheme, separator, rest = url.partition(":///")
     if scheme != "sqlite" or not separator or not rest:
+        shown = "..." if "@" in url else repr(url)  # there may be a password in it
         message = (
-            f"AGENTFLOW_DATABASE_URL={url!r} is not an address of a journal; use sqlite:///PATH, "
+            f"AGENTFLOW_DATABASE_URL={shown} is not an address of a journal; use sqlite:///PATH, "
             "postgresql://USER@HOST/DATABASE, https://SERVER or memory:"
         )
         raise JournalOpenError(message)

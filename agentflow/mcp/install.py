@@ -162,7 +162,7 @@ def absolute_target(target: str) -> str:
 
 def _variables() -> dict[str, str]:
     """What the server must know of this shell to use the same journal; nothing that may hold a password."""
-    names = ("AGENTFLOW_HOME", "AGENTFLOW_DATABASE_URL")
+    names = ("AGENTFLOW_HOME", "AGENTFLOW_DATABASE_URL", "AGENTFLOW_API_URL")
     return {name: value for name in names if (value := os.environ.get(name, "")) and not _has_password(value)}
 
 

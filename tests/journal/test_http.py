@@ -21,6 +21,7 @@ from agentflow import flow
 from agentflow.engine.active import Options
 from agentflow.errors import Fenced, JournalOpenError, JournalUnavailable
 from agentflow.journal.http import HttpJournal
+from agentflow.journal.opening import open_journal
 from agentflow.journal.postgres import PostgresJournal
 from agentflow.journal.protocol import Journal
 from agentflow.journal.sqlite import SqliteJournal
@@ -328,6 +329,7 @@ def test_news_reach_a_worker_that_does_not_ask(served: Served, worker: HttpJourn
         ("http://", "no address"),
         ("http://127.0.0.1:port", "no address"),
         ("http://key@127.0.0.1", "no address"),
+        ("http://[::1", "no address"),
     ],
 )
 def test_an_address_that_is_no_server(url: str, why: str) -> None:
@@ -335,6 +337,27 @@ def test_an_address_that_is_no_server(url: str, why: str) -> None:
     with pytest.raises(JournalOpenError, match=why) as refusal:
         HttpJournal(url, KEY, "afw_secret")
     assert "secret" not in str(refusal.value)
+
+
+def test_a_key_that_cannot_be_one() -> None:
+    """What no header can carry is refused before anything is sent."""
+    with pytest.raises(JournalOpenError, match="is no key"):
+        HttpJournal("http://127.0.0.1:1", KEY, "afw_" + chr(233))
+
+
+def test_a_server_is_named_by_its_own_variable(tmp_path: Path) -> None:
+    """Or in place of a database; naming two journals, or what is no server, is refused."""
+    server = "http://127.0.0.1:1"
+    for chosen in (
+        Settings(tmp_path, api_url=server),
+        Settings(tmp_path, api_url=server, database_url=server),
+    ):
+        with pytest.raises(JournalOpenError, match="AGENTFLOW_API_KEY"):
+            open_journal(chosen)
+    with pytest.raises(JournalOpenError, match="two journals"):
+        open_journal(Settings(tmp_path, api_url=server, database_url="sqlite:///other.db"))
+    with pytest.raises(JournalOpenError, match="no address"):
+        open_journal(Settings(tmp_path, api_url="postgresql://me@db/x"))
 
 
 @pytest.mark.parametrize(

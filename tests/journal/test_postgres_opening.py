@@ -82,12 +82,20 @@ def test_a_server_that_is_not_there(postgres: PostgresServer) -> None:
     [
         f"postgresql://ann:{SECRET}@host:port/db",
         f"postgresql://ann:{SECRET}@host/db?nonsense=1",
+        f"postgresql://ann:{SECRET}@[::1/db",
         f"postgresql://ann:{SECRET}@host/db?schema=Bad;Name",
     ],
 )
 def test_an_address_that_makes_no_sense(url: str) -> None:
     """It is refused without being shown."""
     assert "AGENTFLOW_DATABASE_URL" in refused(url)
+
+
+def test_an_address_of_no_known_kind_is_not_shown_where_it_may_hold_a_password(home: Path) -> None:
+    """What some other program takes for an address of PostgreSQL is refused without being shown."""
+    with pytest.raises(JournalOpenError, match="AGENTFLOW_DATABASE_URL") as caught:
+        open_journal(Settings(home=home, database_url=f"postgresql+psycopg://ann:{SECRET}@host/db"))
+    assert SECRET not in str(caught.value)
 
 
 def test_a_user_without_the_right_to_make_the_schema(postgres: PostgresServer) -> None:

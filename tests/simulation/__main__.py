@@ -21,8 +21,9 @@ def many(first: int, count: int) -> int:
             with contextlib.redirect_stderr(io.StringIO()):
                 world = simulate(seed)
             turns, disasters = turns + world.turns.switches, disasters + world.disasters
-        except BrokenError as error:
-            print(error, f"(again: make simulate SEED={seed})", flush=True)
+        except Exception as error:  # noqa: BLE001 - whatever a seed breaks, the others are simulated
+            told = str(error) if isinstance(error, BrokenError) else f"seed {seed}: {error!r}"
+            print(told, f"(again: make simulate SEED={seed})", flush=True)
             bad.append(seed)
         if (seed - first + 1) % _STRIDE == 0:
             print(f"{seed - first + 1} seeds", flush=True)

@@ -468,9 +468,9 @@ class World:
                 if (row.scope, row.key, row.branch, row.occurrence, row.attempt) in twice
             }
             raise self._broken(f"steps of run {run.number} ended twice: {names}")
-        lives = self.store.lives[run.number]
-        if lives[-1].end is not end_of(run.state) and run.state is not StateType.CANCELLED:
-            raise self._broken(f"run {run.number} is {run.state}, its last life {lives[-1].end}")
+        lives = self.store.lives.get(run.number, [])  # none: it was cancelled before anybody took it up
+        if run.state is not StateType.CANCELLED and (not lives or lives[-1].end is not end_of(run.state)):
+            raise self._broken(f"run {run.number} is {run.state}, its last lives {lives[-1:]}")
         if len(lives) != run.epoch:
             raise self._broken(f"run {run.number} was claimed {run.epoch} times and lived {len(lives)} times")
 

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import orjson
 
@@ -43,21 +43,31 @@ class Answer(NamedTuple):
             return f"the server answered with status {self.status}"
 
 
+def _taken_apart(url: str) -> tuple[SplitResult, str, int]:
+    """The address, its host and its port. Raises `JournalOpenError` for one that is none."""
+    with suppress(ValueError):
+        parts = urlsplit(url)
+        if parts.scheme in _DEFAULT_PORTS and parts.hostname and not parts.username:
+            return parts, parts.hostname, parts.port or _DEFAULT_PORTS[parts.scheme]
+    message = (
+        "AGENTFLOW_API_URL (or AGENTFLOW_DATABASE_URL) is no address of a server; "
+        "use http://HOST:PORT or https://HOST"
+    )
+    raise JournalOpenError(message)
+
+
 class Line:
     """A way to one server. `patience`: seconds for which it may be away; `reply`: for which it may take to answer."""
 
     def __init__(self, url: str, api_key: str, *, patience: float, reply: float) -> None:
-        parts = urlsplit(url)
-        try:
-            port = parts.port
-        except ValueError:
-            port = -1
-        if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or port == -1 or parts.username:
-            message = "AGENTFLOW_DATABASE_URL is no address of a server; use http://HOST:PORT or https://HOST"
-            raise JournalOpenError(message)
+        parts, self._host, self._port = _taken_apart(url)
+        api_key = api_key.strip()
+        if not (api_key.isascii() and api_key.isprintable()):
+            raise JournalOpenError(
+                "AGENTFLOW_API_KEY is no key; a key is what `agentflow keys create` printed"
+            )
         self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
         self.patience, self._reply = patience, reply
-        self._host, self._port = parts.hostname, port or _DEFAULT_PORTS[parts.scheme]
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._folder = parts.path.rstrip("/") + DOOR
         self._headers = {"Authorization": f"Bearer {api_key}", "Content-Type": JSON_TYPE}

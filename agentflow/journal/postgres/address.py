@@ -23,6 +23,9 @@ _PREPARED = 500
 #: Seconds for making a connection, at the most and at the least.
 _DIALLING, _SHORTEST_DIALLING = 10.0, 2.0
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+_NO_ADDRESS = (
+    "AGENTFLOW_DATABASE_URL is no address that PostgreSQL understands; use postgresql://USER@HOST/DATABASE"
+)
 _ADVICE = (
     ("password", "check the user and the password of AGENTFLOW_DATABASE_URL (or PGPASSWORD, or ~/.pgpass)"),
     ("role ", "check the user of AGENTFLOW_DATABASE_URL"),
@@ -43,7 +46,10 @@ class Address:
     """
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            raise JournalOpenError(_NO_ADDRESS) from None
         pairs = parse_qsl(parts.query, keep_blank_values=True)
         self.schema = next((value for name, value in reversed(pairs) if name == "schema"), SCHEMA)
         rest = urlencode([pair for pair in pairs if pair[0] != "schema"], quote_via=quote)
@@ -52,8 +58,7 @@ class Address:
                 urlunsplit(parts._replace(query=rest))
             )
         except psycopg.ProgrammingError:  # its text may show the password
-            message = "AGENTFLOW_DATABASE_URL is no address that PostgreSQL understands; use postgresql://USER@HOST/DATABASE"
-            raise JournalOpenError(message) from None
+            raise JournalOpenError(_NO_ADDRESS) from None
         if not _NAME.fullmatch(self.schema):
             message = (
                 f"schema={self.schema!r} in AGENTFLOW_DATABASE_URL: use lower-case letters, digits and _"
