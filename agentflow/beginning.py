@@ -16,6 +16,7 @@ from agentflow.engine.policy import StepPolicy
 from agentflow.engine.tags import TAGS
 from agentflow.errors import ParameterError
 from agentflow.fingerprints import fingerprint
+from agentflow.flow_calls import Refused
 from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Journal
 from agentflow.model.ids import new_id
@@ -23,7 +24,7 @@ from agentflow.model.limits import RunLimits
 from agentflow.model.names import readable_name
 from agentflow.model.runs import NewRun, Origin
 from agentflow.model.states import StateType
-from agentflow.payloads.arguments import encode_arguments, is_incomplete, unstored_in
+from agentflow.payloads.arguments import encode_arguments, encode_given, is_incomplete, unstored_in
 from agentflow.payloads.opening import open_codec
 from agentflow.settings import Settings
 
@@ -80,12 +81,13 @@ def describe_run(
     around = CURRENT.get()
     codec = open_codec(journal, options.settings)
     run_id, named = run_id or new_id(), flow.policy.run_name
+    encode = encode_given if isinstance(arguments, Refused) else encode_arguments
     return NewRun(
         id=run_id,
         name=readable_name(run_id) if named is None else named(flow.known(arguments)),
         flow=flow.name,
         entrypoint=flow.entrypoint,
-        parameters=encode_arguments(codec, arguments),
+        parameters=encode(codec, arguments),
         fingerprint=code_of(flow),
         origin=origin,
         also=also,
@@ -120,12 +122,13 @@ def begin(
     options: Options | None,
     origin: Origin,
 ) -> ActiveRun:
-    """The first life of a new run, owned by this process."""
+    """The first life of a new run, owned by this process. It never runs where its arguments are `Refused`."""
     options = options or default_options()
     journal = journal or open_journal(options.settings)
-    limits = flow.limits(journal)
+    limits = RunLimits() if isinstance(arguments, Refused) else flow.limits(journal)
     new = describe_run(flow, arguments, journal, options, origin)
-    run = journal.create_run(new, state=StateType.PENDING if limits.names else StateType.RUNNING, owned=True)
+    waits = limits.names or isinstance(arguments, Refused)
+    run = journal.create_run(new, state=StateType.PENDING if waits else StateType.RUNNING, owned=True)
     incomplete = is_incomplete(open_codec(journal, options.settings), run.parameters)
     if incomplete:  # it must not leave memory: it could not come back
         options = replace(options, suspend_after=None)

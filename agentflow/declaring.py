@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from agentflow.errors import DefinitionError
+from agentflow.errors import DefinitionError, DefinitionTypeError
 
 _IN_THE_JOURNAL = "results are kept in the journal; agentflow.register_codec stores types of yours"
 #: Options of Prefect's that mean nothing here, and why.
@@ -33,5 +33,5 @@ def usable(
         why = _ELSEWHERE.get(unknown[0])
         advice = f"{why}: take it away" if why else f"there are {', '.join(sorted(known))}"
         message = f"{name}: a {kind} has no option {unknown[0]}; {advice}"
-        raise DefinitionError(message)
+        raise DefinitionTypeError(message)
     return found

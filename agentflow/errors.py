@@ -25,8 +25,20 @@ class DefinitionError(UsageError):
     """A flow or task is declared with options that contradict each other."""
 
 
+class DefinitionTypeError(DefinitionError, TypeError):
+    """A flow or task is declared with an option of a wrong type, or one that there is not."""
+
+
+class ConfigurationError(DefinitionError):
+    """An isolation or storage is asked for that there is not: the journal keeps locks and results. Prefect's name."""
+
+
 class ParameterError(UsageError):
     """The arguments of a flow do not fit its signature; no run was made."""
+
+
+ParameterBindError = ParameterTypeError = ParameterError
+"""Prefect's names of `ParameterError`: of too few or too many arguments, and of wrong ones."""
 
 
 class MappingMissingIterable(UsageError, ValueError):
@@ -326,6 +338,10 @@ class UpstreamFailed(AgentflowError):
 
     def __reduce__(self) -> tuple[type[UpstreamFailed], tuple[str, str]]:
         return type(self), (self.name, self.upstream)
+
+
+UpstreamTaskError = UpstreamFailed
+"""Prefect's name of `UpstreamFailed`."""
 
 
 class Unwinding(BaseException):

@@ -16,7 +16,7 @@ from agentflow.engine.places import TaskRunner
 from agentflow.engine.policy import StepPolicy
 from agentflow.engine.runtime import INLINE, LOOP, Runtime, drive
 from agentflow.engine.termination import live, live_on_loop
-from agentflow.errors import DefinitionError, ParameterError
+from agentflow.errors import DefinitionTypeError, ParameterError
 
 
 def ask(flow: Any, request: Request) -> Any:
@@ -36,14 +36,11 @@ async def _asked(flow: Any, request: Request, rt: Runtime) -> Any:
         return not_ready(error)
     try:
         arguments = flow.arguments(args, kwargs)
-        body = flow.body(arguments)
     except ParameterError as error:
         if not request.return_state:
             raise
-        arguments = flow.binder.arguments(args, kwargs)
-        refuse = refusing(error, is_async=request.is_async)
-        body = Body(refusal_policy(flow.policy), refuse, (), {}, request.is_async)
-    active = flow.begin(arguments)
+        arguments = Refused(error, flow.binder.flat(flow.binder.arguments(args, kwargs)))
+    active, body = flow.begin(arguments), flow.body(arguments)
     outcome = await live_on_loop(active, body) if rt.awaits else live(active, body)
     return outcome.as_state() if request.return_state else value_of(outcome)
 
@@ -76,10 +73,10 @@ def refusal_policy(policy: StepPolicy) -> StepPolicy:
 
 
 class Refused(dict[str, Any]):
-    """Stands for arguments that do not fit: the body of the run fails with `error`."""
+    """Stands for arguments that do not fit (`given`, by name): the body of the run fails with `error`."""
 
-    def __init__(self, error: ParameterError) -> None:
-        super().__init__()
+    def __init__(self, error: ParameterError, given: Mapping[str, Any] | None = None) -> None:
+        super().__init__(given or {})
         self.error = error
 
 
@@ -117,9 +114,9 @@ def with_parameters(fn: Callable[..., Any], parameters: Mapping[str, Any], *args
 
 
 def runner_from(name: str, given: TaskRunner | type[TaskRunner] | None) -> TaskRunner | None:
-    """The task runner that an option names. Raises `DefinitionError` for what is none."""
+    """The task runner that an option names. Raises `DefinitionTypeError` for what is none."""
     runner = given() if isinstance(given, type) else given
     if runner is not None and not callable(getattr(runner, "open", None)):
         message = f"{name}: task_runner wants a task runner of agentflow.task_runners, not {given!r}"
-        raise DefinitionError(message)
+        raise DefinitionTypeError(message)
     return runner

@@ -35,7 +35,7 @@ from agentflow.engine.step import Call, execute, execute_now
 from agentflow.engine.tags import check_tags
 from agentflow.engine.termination import live, live_on_loop
 from agentflow.errors import (
-    DefinitionError,
+    DefinitionTypeError,
     MissingContextError,
     ParameterError,
 )
@@ -96,7 +96,7 @@ class Flow(Reruns, Deployable, FlowHooks, Generic[P, R_co]):
             fn = cast("Callable[P, R_co]", cast("Any", fn).__func__)
         if not callable(fn):
             message = f"@flow wants a function, not {fn!r}"
-            raise DefinitionError(message)
+            raise DefinitionTypeError(message)
         delays = retry_delays(retry_delay_seconds, retries)
         check_options(name or default_name(fn), retries, delays, timeout_seconds)
         self.fn = fn
@@ -236,7 +236,9 @@ class Flow(Reruns, Deployable, FlowHooks, Generic[P, R_co]):
         except ParameterError as error:
             arguments = self.binder.arguments(args, kwargs)
             refuse = refusing(error, is_async=self.is_async)
-            return self._call(frame, arguments, refusal_policy(self._step_policy), refuse, (), {})
+            call = self._call(frame, arguments, refusal_policy(self._step_policy), refuse, (), {})
+            call.refused = True
+            return call
 
     def _call(
         self,

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 
 from agentflow.engine.hooks import Hook, Hooks
 from agentflow.engine.policy import StepPolicy
-from agentflow.errors import DefinitionError
+from agentflow.errors import DefinitionTypeError
 from agentflow.model.runs import FlowRun, TaskRun
 
 __all__ = ["FlowHooks", "FlowRun", "Hook", "TaskHooks", "TaskRun", "hooks_from", "sees_state"]
@@ -24,7 +24,7 @@ _PREFECTS = 3
 
 
 def hooks_from(name: str, given: Mapping[str, Any]) -> Hooks | None:
-    """The hooks among options; None where there are none. Raises `DefinitionError` for what cannot be called."""
+    """The hooks among options; None where there are none. Raises `DefinitionTypeError` for what cannot be called."""
     unknown = sorted(given.keys() - set(FLOW_HOOKS))
     if unknown:
         message = f"{name}: unexpected keyword argument {', '.join(unknown)}"
@@ -36,7 +36,7 @@ def hooks_from(name: str, given: Mapping[str, Any]) -> Hooks | None:
         for hook in hooks:
             if not callable(hook):
                 message = f"{name}: {kind} wants functions of (task or flow, its run, state), not {hook!r}"
-                raise DefinitionError(message)
+                raise DefinitionTypeError(message)
         if hooks:
             found[kind] = tuple(hooks)
     return Hooks(**found) if found else None
@@ -57,7 +57,7 @@ def sees_state(name: str, condition: Callable[..., Any] | None) -> bool:
             continue
         return count == _PREFECTS
     message = f"{name}: retry_condition_fn wants a function of (task, task run, state), or of the exception"
-    raise DefinitionError(message)
+    raise DefinitionTypeError(message)
 
 
 class TaskHooks:

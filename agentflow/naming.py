@@ -10,7 +10,7 @@ import string
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from agentflow.errors import DefinitionError
+from agentflow.errors import DefinitionError, DefinitionTypeError
 
 #: A template over the parameters (``"order {order_id}"``), or a function that returns the name.
 RunName = str | Callable[..., str] | None
@@ -34,7 +34,7 @@ def name_maker(
         return _Template(option, template, owner)
     if not callable(template):
         message = f"{owner}: {option} wants a template or a function, not {template!r}"
-        raise DefinitionError(message)
+        raise DefinitionTypeError(message)
     return _Called(option, template, owner)
 
 

@@ -16,7 +16,7 @@ from agentflow.engine.calling import RESERVED
 from agentflow.engine.policy import ApprovalRule, StepPolicy, TransactionHook, retry_delays
 from agentflow.engine.tags import check_tags
 from agentflow.engine.transaction_hooks import named_hooks
-from agentflow.errors import DefinitionError
+from agentflow.errors import DefinitionError, DefinitionTypeError
 from agentflow.hooks import sees_state
 from agentflow.naming import RunName, name_maker
 from agentflow.signatures import Binder
@@ -177,8 +177,8 @@ def check_options(
 
 
 def check_parameters(name: str, binder: Binder) -> None:
-    """Raise `DefinitionError` for parameters that are called like the keyword arguments of every task and flow."""
+    """Raise `DefinitionTypeError` for parameters that are called like the keyword arguments of every task and flow."""
     taken = sorted(RESERVED.intersection(item.name for item in binder.parameters))
     if taken:
         message = f"{name}: {', '.join(taken)} cannot be a parameter's name; every call takes that itself: rename it"
-        raise DefinitionError(message)
+        raise DefinitionTypeError(message)

@@ -45,7 +45,7 @@ from agentflow.engine.resolving import is_late
 from agentflow.engine.runtime import LOOP
 from agentflow.engine.step import Call, decoded, execute, execute_now, hit
 from agentflow.engine.transaction_hooks import named_hooks
-from agentflow.errors import DefinitionError, MissingContextError
+from agentflow.errors import DefinitionTypeError, MissingContextError
 from agentflow.hooks import TASK_HOOKS, Hook, TaskHooks, hooks_from
 from agentflow.model.states import State
 from agentflow.naming import RunName
@@ -88,7 +88,7 @@ class Task(TaskHooks, Generic[P, R_co]):
             fn = cast("Callable[P, R_co]", cast("Any", fn).__func__)
         if not callable(fn):
             message = f"@task wants a function, not {fn!r}"
-            raise DefinitionError(message)
+            raise DefinitionTypeError(message)
         self.fn = fn
         self.name = name or default_name(fn)
         #: The object (or class) of a bound method or callable object; the function takes it first.

@@ -11,12 +11,13 @@ from agentflow.engine.context import CURRENT
 from agentflow.engine.runtime import INLINE, LOOP, drive
 from agentflow.engine.transaction_values import Transaction
 from agentflow.engine.transactions import OpenTransaction
+from agentflow.errors import ConfigurationError
 from agentflow.model.isolation import IsolationLevel
 from agentflow.model.steps import StepKind
 from agentflow.model.transactions import CommitMode, TransactionState
 
 __all__ = [
-    "CommitMode", "IsolationLevel", "Transaction", "TransactionState", "get_transaction", "transaction",
+    "CommitMode", "IsolationLevel", "Transaction", "TransactionState", "atransaction", "get_transaction", "transaction",
 ]  # fmt: skip
 
 _WITHOUT_ONE = frozenset({StepKind.FLOW, StepKind.TRANSACTION, StepKind.HOOK})
@@ -28,6 +29,7 @@ class transaction:  # noqa: N801 - Prefect's name
     Args:
         key: What it is called; two equal ones of different runs are the same to `Transaction.is_committed`.
         commit_mode: When it commits; default: as the transaction around it does, the outermost one lazily.
+        isolation_level: READ_COMMITTED, or not given. There is no lock for a SERIALIZABLE one.
         overwrite: `Transaction.is_committed` does not look at earlier runs.
         write_on_commit: False = later runs do not see that the key was committed.
 
@@ -36,6 +38,7 @@ class transaction:  # noqa: N801 - Prefect's name
 
     Raises:
         MissingContextError: outside of a flow.
+        ConfigurationError: for an isolation that there is not.
     """
 
     def __init__(
@@ -43,9 +46,16 @@ class transaction:  # noqa: N801 - Prefect's name
         key: str | None = None,
         commit_mode: CommitMode | None = None,
         *,
+        isolation_level: IsolationLevel | None = None,
         overwrite: bool = False,
         write_on_commit: bool = True,
     ) -> None:
+        if isolation_level not in (None, IsolationLevel.READ_COMMITTED):
+            message = (
+                f"a transaction cannot be {isolation_level}: it has no lock; for one block at a time put it into "
+                "`with concurrency(NAME):`, for one call of a task use INPUTS.configure(isolation_level=...)"
+            )
+            raise ConfigurationError(message)
         self._options = (key, commit_mode, overwrite, write_on_commit)
         self._opened: list[OpenTransaction] = []
 
@@ -72,6 +82,10 @@ class transaction:  # noqa: N801 - Prefect's name
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._opened.pop().leave(error, LOOP)
+
+
+atransaction = transaction
+"""Prefect's name for ``async with transaction()``."""
 
 
 def get_transaction() -> Transaction | None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from types import CellType, FunctionType, MethodType
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, cast
 
-from agentflow.errors import DefinitionError
+from agentflow.errors import ConfigurationError, DefinitionError, DefinitionTypeError
 from agentflow.model.isolation import IsolationLevel
 from agentflow.payloads.digests import canonical
 
@@ -125,11 +125,11 @@ class CachePolicy:
         """The same policy with another isolation: under SERIALIZABLE, of equal calls at the same time one runs.
 
         `key_storage` and `lock_manager` exist for the error's sake: the journal keeps keys and locks. Raises
-        `DefinitionError` where they are given.
+        `ConfigurationError` where they are given.
         """
         if key_storage is not None or lock_manager is not None:
             message = "the journal keeps cache keys and their locks; leave key_storage and lock_manager out"
-            raise DefinitionError(message)
+            raise ConfigurationError(message)
         made = copy.copy(self)
         if isolation_level is not None:
             object.__setattr__(made, "isolation_level", _level(isolation_level))
@@ -378,7 +378,7 @@ def choose_policy(
         return INPUTS + TASK_SOURCE if expires else None
     if not isinstance(cast("object", policy), CachePolicy):
         message = f"cache_policy wants a policy such as INPUTS, not {policy!r}"
-        raise DefinitionError(message)
+        raise DefinitionTypeError(message)
     if type(policy).parts is CachePolicy.parts and type(policy).compute_key is CachePolicy.compute_key:
         message = f"{type(policy).__qualname__} is no cache policy before it defines compute_key"
         raise DefinitionError(message)

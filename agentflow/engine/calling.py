@@ -199,6 +199,11 @@ async def _outside(request: Request, fn: Callable[..., Any], rt: Runtime) -> Any
     try:
         request.upstream.check(request.policy.name)
         args, kwargs = request.late.resolve()
+    except Exception as error:
+        if not request.return_state:
+            raise
+        return not_ready(error)
+    try:
         value = fn(*args, **kwargs)
         value = await value if rt.awaits else value
         if not request.return_state:
@@ -208,4 +213,4 @@ async def _outside(request: Request, fn: Callable[..., Any], rt: Runtime) -> Any
     except Exception as error:
         if not request.return_state:
             raise
-        return not_ready(error) if isinstance(error, UpstreamFailed) else ending.of_failure(error)
+        return ending.of_failure(error)

@@ -102,8 +102,13 @@ def timed_out(error: BaseException) -> State[Any]:
 
 
 def not_ready(error: BaseException) -> State[Any]:
-    """The state of a call that was not made, because of what it waited for."""
-    return State(StateType.FAILED, "NotReady", said(error), error)
+    """The state of a call that was not made, because of what it waited for: it has not begun."""
+    return State(StateType.PENDING, "NotReady", said(error), error)
+
+
+def was_not_made(state: State[Any]) -> bool:
+    """Whether it is the state of a call that was not made."""
+    return state.is_pending() and isinstance(state.data, BaseException)
 
 
 def may_say_more(value: Any, kind: StepKind) -> bool:

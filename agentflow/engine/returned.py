@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any, cast
 
-from agentflow.engine.endings import Ending
+from agentflow.engine.endings import Ending, was_not_made
 from agentflow.engine.futures import TaskFuture
 from agentflow.engine.resolving import resolved
 from agentflow.engine.streams import AsyncStream, SyncStream
@@ -40,7 +40,12 @@ def settled(value: Any) -> Any:
                 item if is_state(item) else cast("TaskFuture[Any]", item).state for item in items
             ]
             return aggregate(states, tuple(states) if isinstance(value, tuple) else states)
-    return value if is_state(value) else resolved(value)
+    ended: Any = value
+    if isinstance(value, TaskFuture) and ended.failed() and was_not_made(ended.state):
+        ended = ended.state
+    if is_state(ended):
+        return aggregate([ended]) if was_not_made(ended) else ended
+    return resolved(ended)
 
 
 def taken(state: State[Any], ending: Ending, name: str) -> Any:

@@ -69,6 +69,8 @@ class Call:
     pack: Callable[[Any], tuple[bytes | Draft, Any]] | None = None
     #: Seconds that its body has, where that is not the business of whoever runs it.
     limit: float | None = None
+    #: Its arguments do not fit: it ends in the moment in which it begins.
+    refused: bool = False
     #: Its body is run on item by item, by whoever consumes them.
     lazy: bool = False
     #: What its rows say beside what their events say: how people see it, its tags.

@@ -39,7 +39,7 @@ def end_row(
     key, branch, occurrence = child.place
     if policy.hooked:
         detail = (detail or {}) | noted(policy, child)
-    ended = None if event in ("started", "intent") else run.clock()
+    ended = None if event in ("started", "intent") else child.t0 if call.refused else run.clock()
     if call.ending is not None and ended is not None:
         call.ending.at = ended
         if event == "completed" and (told := call.ending.detail()) is not None:

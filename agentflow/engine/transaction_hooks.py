@@ -25,7 +25,7 @@ from agentflow.engine.records import Place, Record
 from agentflow.engine.step import Call, execute
 from agentflow.engine.transaction_values import Transaction
 from agentflow.engine.waiting import wait_durably, wait_id
-from agentflow.errors import AgentflowError, Cancelling, DefinitionError
+from agentflow.errors import AgentflowError, Cancelling, DefinitionTypeError
 from agentflow.model.steps import StepKind, StepRow, sequence_of
 from agentflow.model.transactions import TransactionState
 from agentflow.model.waits import Verdict, Wait, WaitKind, binding
@@ -42,12 +42,12 @@ HOOKS: dict[tuple[str, str, str], TransactionHook] = {}
 
 
 def named_hooks(step: str, hooks: Sequence[TransactionHook], what: str) -> Mapping[str, TransactionHook]:
-    """Hooks by the names under which they are recorded. Raises `DefinitionError` for what cannot be called."""
+    """Hooks by the names under which they are recorded. Raises `DefinitionTypeError` for what cannot be called."""
     named: dict[str, TransactionHook] = {}
     for hook in hooks:
         if not callable(hook):
             message = f"{step}: {what} wants functions of one argument, the transaction; got {hook!r}"
-            raise DefinitionError(message)
+            raise DefinitionTypeError(message)
         base = getattr(hook, "__qualname__", type(hook).__qualname__).rpartition("<locals>.")[2]
         name, count = base, 1
         while name in named:

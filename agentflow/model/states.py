@@ -53,7 +53,7 @@ _LIVE = frozenset({StateType.RUNNING, StateType.PAUSED, StateType.CANCELLING}) |
 
 TRANSITIONS: dict[StateType, frozenset[StateType]] = {
     StateType.SCHEDULED: frozenset({StateType.PENDING, StateType.RUNNING, StateType.CANCELLED}),
-    StateType.PENDING: frozenset({StateType.RUNNING, StateType.CANCELLED, StateType.CRASHED}),
+    StateType.PENDING: FINAL - {StateType.COMPLETED} | {StateType.RUNNING},
     StateType.RUNNING: _LIVE,
     StateType.PAUSED: _LIVE,
     StateType.CANCELLING: FINAL | {StateType.CANCELLING},

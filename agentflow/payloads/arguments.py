@@ -42,6 +42,11 @@ def encode_arguments(codec: Codec, arguments: Mapping[str, Any]) -> bytes:
     return codec.encode({name: _storable(codec, value) for name, value in arguments.items()})
 
 
+def encode_given(codec: Codec, given: Mapping[str, Any]) -> bytes:
+    """The same of arguments that its flow has not read: every life reads them again."""
+    return codec.encode(Given({name: _storable(codec, value) for name, value in given.items()}))
+
+
 def decode_arguments(codec: Codec, data: bytes) -> dict[str, Any]:
     """A run's arguments by name, whether its flow has read them or not. Raises `CorruptRecord`."""
     found: Any = codec.decode(data)

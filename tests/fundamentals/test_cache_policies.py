@@ -21,7 +21,7 @@ from agentflow.cache_policies import (
     CachePolicy,
     IsolationLevel,
 )
-from agentflow.errors import DefinitionError
+from agentflow.errors import ConfigurationError, DefinitionError
 from agentflow.journal.protocol import CacheFilter, Journal
 from agentflow.tasks import Task, task_input_hash
 from tests.fundamentals.lives import always, log_of, memory, start
@@ -260,7 +260,7 @@ def test_isolation_is_configured_and_kept() -> None:
 @pytest.mark.parametrize("wrong", [{"key_storage": "/tmp"}, {"lock_manager": object()}])  # noqa: S108 - never opened
 def test_there_is_no_other_place_for_keys_and_locks(wrong: dict[str, Any]) -> None:
     """The journal keeps them; SERIALIZABLE needs nothing more."""
-    with pytest.raises(DefinitionError, match="the journal keeps"):
+    with pytest.raises(ConfigurationError, match="the journal keeps"):
         INPUTS.configure(**wrong)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import OrderedDict, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from agentflow import State, allow_failure, flow, opaque, quote, sleep, task, un
 from agentflow.errors import ColourError, ParameterError, UpstreamFailed
 from agentflow.futures import RunFuture
 from agentflow.journal.protocol import RunFilter
-from agentflow.states import Completed, Failed, Pending
+from agentflow.states import Completed, Failed, Pending, StateType
 from tests.fundamentals.lives import (
     Death,
     always,
@@ -126,7 +127,7 @@ def test_a_call_starts_after_what_it_waits_for(colour: str) -> None:
 
 @pytest.mark.parametrize("colour", COLOURS)
 def test_a_call_is_not_made_where_what_it_waits_for_failed(colour: str) -> None:
-    """It ends NotReady, raising `UpstreamFailed` from the failure; `allow_failure` has it made anyway."""
+    """It stays PENDING, NotReady, raising `UpstreamFailed` from the failure; `allow_failure` has it made anyway."""
     ran: list[str] = []
 
     @task
@@ -160,7 +161,7 @@ def test_a_call_is_not_made_where_what_it_waits_for_failed(colour: str) -> None:
         with pytest.raises(UpstreamFailed, match="allow_failure") as caught:
             after("e", wait_for=[bad])
         assert repr(caught.value.__cause__) == "ValueError('x')"
-        return [state.name for state in states]
+        return [f"{state.type} {state.name}" for state in states]
 
     @flow
     async def run_async() -> list[str]:
@@ -177,16 +178,12 @@ def test_a_call_is_not_made_where_what_it_waits_for_failed(colour: str) -> None:
                 await future
         with pytest.raises(UpstreamFailed, match="allow_failure"):
             await after_async("e", wait_for=[bad])
-        return [
-            states[0].name,
-            submitted.state.name,
-            mapped.state.name,
-            *(state.name for state in states[1:]),
-        ]
+        all_states = [states[0], submitted.state, mapped.state, *states[1:]]
+        return [f"{state.type} {state.name}" for state in all_states]
 
     journal = memory()
     outcome = start(run if colour == "sync" else run_async, journal=journal)
-    assert outcome.value == ["NotReady"] * 4 + ["Completed"]
+    assert outcome.value == ["PENDING NotReady"] * 4 + ["COMPLETED Completed"]
     assert ran == ["d"]
     assert any("was not run: fail did not complete" in line for line in log_of(journal))
 
@@ -199,6 +196,103 @@ def test_a_flow_with_a_call_that_was_not_made_fails() -> None:
         add.submit(1, wait_for=[fail.submit("x")])
 
     assert repr(start(run).error) == repr(UpstreamFailed("add", "fail"))
+
+
+@pytest.mark.parametrize("returned", ["state", "states", "future", "futures", "sub-flow", "argument"])
+@pytest.mark.parametrize("colour", COLOURS)
+def test_a_flow_that_returns_the_state_of_a_call_that_was_not_made_fails(colour: str, returned: str) -> None:
+    """It has ended, while that state is no end; the reason is what it raises."""
+    outcome = start(_returns(returned, colour))
+    assert outcome.final is not None
+    assert (outcome.state, outcome.final.message) == (StateType.FAILED, "1/1 states are not final.")
+    assert type(outcome.error).__name__ == ("ValueError" if returned == "argument" else "UpstreamFailed")
+
+
+def _returns(what: str, colour: str) -> Any:
+    """A flow that returns what becomes of a call whose upstream fails."""
+
+    def submitted() -> Any:
+        return add.submit(1, wait_for=[fail.submit("x")])
+
+    @task
+    async def add_later(x: int) -> int:
+        return x
+
+    @flow
+    async def inner() -> Any:
+        return submitted()
+
+    asked: dict[str, Callable[[], Any]] = {
+        "state": lambda: add(1, wait_for=[fail.submit("x")], return_state=True),
+        "states": lambda: [add(1, wait_for=[fail.submit("x")], return_state=True)],
+        "argument": lambda: add(fail.submit("x"), return_state=True),
+        "sub-flow": lambda: flow(submitted)(return_state=True),
+    }
+    asked_async: dict[str, Callable[[], Any]] = {
+        "state": lambda: add_later(1, wait_for=[fail.submit("x")], return_state=True),
+        "argument": lambda: add_later(fail.submit("x"), return_state=True),
+        "sub-flow": lambda: inner(return_state=True),
+    }
+
+    @flow
+    def run() -> Any:
+        future = submitted() if what.startswith("future") else None
+        return asked[what]() if future is None else [future] if what == "futures" else future
+
+    @flow
+    async def run_async() -> Any:
+        if what.startswith("future"):
+            return [submitted()] if what == "futures" else submitted()
+        state = await asked_async[what.removesuffix("s") if what == "states" else what]()
+        return [state] if what == "states" else state
+
+    return run if colour == "sync" else run_async
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_the_state_of_a_call_that_was_not_made_is_recorded_where_it_is_the_end_of_a_step(colour: str) -> None:
+    """A task or sub-flow that returns it has failed; a later life is told the same, and the next attempt asks anew."""
+    lives: list[str] = []
+    tries: list[int] = []
+
+    @task(name="unsteady")
+    def unsteady() -> int:
+        tries.append(1)
+        if len(tries) == 1:
+            raise ValueError
+        return len(tries)
+
+    @flow(name="inner")
+    def inner() -> Any:
+        return add(1, wait_for=[unsteady.submit()], return_state=True)
+
+    @flow(name="inner")
+    async def inner_async() -> Any:
+        return add.submit(1, wait_for=[unsteady.submit()])
+
+    def look(state: State[Any]) -> State[Any]:
+        lives.append(f"{state!r} {state.data!r}")
+        if len(lives) == 1:
+            raise Death
+        return state
+
+    @flow(retries=1)
+    def run() -> Any:
+        state: Any = inner(return_state=True)
+        return look(state)
+
+    @flow(retries=1)
+    async def run_async() -> Any:
+        return look(await inner_async(return_state=True))
+
+    journal, made = memory(), run if colour == "sync" else run_async
+    run_id = die(made, journal=journal)
+    outcome = resume(made, run_id, journal)
+    assert (outcome.error, outcome.value) == (None, 2)
+    assert lives[0] == lives[1]
+    assert "1/1 states are not final." in lives[0]
+    assert "NotReady" in lives[0]
+    assert (len(lives), len(tries)) == (3, 2)
 
 
 @pytest.mark.parametrize("colour", COLOURS)

@@ -235,10 +235,14 @@ def test_hooks_are_declared_with_decorators_too() -> None:
 
 @pytest.mark.parametrize("wrong", [5, ["text"], [None]])
 def test_what_cannot_be_called_is_refused_at_definition(wrong: Any) -> None:
-    """For tasks and flows alike."""
+    """For tasks and flows alike, as options and as decorators; it is a TypeError, too."""
     for made in (task, flow):
-        with pytest.raises(DefinitionError, match="on_failure"):
+        with pytest.raises(DefinitionError, match="on_failure") as refused:
             made(on_failure=wrong)(lambda: 1)
+        assert isinstance(refused.value, TypeError)
+    for declared in (task(lambda: 1), flow(lambda: 1)):
+        with pytest.raises(TypeError, match="on_completion"):
+            declared.on_completion(wrong)
 
 
 @pytest.mark.parametrize(

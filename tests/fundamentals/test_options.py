@@ -54,6 +54,17 @@ def test_an_option_that_there_is_not_is_refused(decorator: Callable[..., Any]) -
         decorator(result_storage="s3://bucket")(doubled)
     with pytest.raises(DefinitionError, match="no option retires"):
         decorator(doubled).with_options(retires=3)
+    for wrong in (
+        {"retires": 3},
+        {"cache_policy": 5},
+        {"task_runner": 5},
+        {"on_failure": 5},
+        {"flow_run_name": 5},
+    ):
+        with pytest.raises(TypeError, match=r"doubled|policy"):
+            decorator(**wrong)(doubled)
+    with pytest.raises(TypeError, match="wants a function"):
+        decorator(5)
 
 
 def test_the_result_of_a_run_is_always_recorded() -> None:

@@ -430,7 +430,7 @@ def test_async_calls_with_too_few_arguments_raise_when_they_are_made(journal: Me
 def test_arguments_of_wrong_types_fail_a_run_whose_state_is_wanted(
     colour: str, journal: MemoryJournal
 ) -> None:
-    """The failed run is there to be seen, and its hooks are told; without `return_state` the call raises: no run."""
+    """The failed run is there to be seen: it ended as it began, its hooks are told. Else the call raises: no run."""
     ran: list[int] = []
     told: list[str] = []
 
@@ -453,28 +453,79 @@ def test_arguments_of_wrong_types_fail_a_run_whose_state_is_wanted(
     with pytest.raises(ParameterError, match="one"):
         state.result()
     (kept,) = journal.list_runs(RunFilter())
-    assert kept.state is StateType.FAILED
+    assert (kept.state, kept.started) == (StateType.FAILED, kept.ended)
+    assert kept.ended is not None
     assert (ran, told) == ([], ["Failed"])  # it has never run
     with pytest.raises(ParameterError):
         called("one")
     assert len(journal.list_runs(RunFilter())) == 1
 
 
-def test_a_sub_flow_with_arguments_of_wrong_types_is_a_failed_step() -> None:
-    """Recorded, so that a later life gives the same state."""
+def test_a_run_whose_arguments_do_not_fit_fails_also_if_its_process_dies_before_it_says_so(
+    journal: MemoryJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later life reads the same arguments again; nothing of the flow runs with them. A limit is not waited for."""
+    ran: list[Any] = []
 
-    @flow
+    @flow(concurrency_limit=1)
+    def run(x: int, **others: int) -> None:
+        ran.append((x, others))
+
+    def die_of_it(*args: Any, **kwargs: Any) -> None:
+        raise Death
+
+    with monkeypatch.context() as patched:
+        patched.setattr(journal, "set_state", die_of_it)
+        patched.setattr(journal, "release_run", always(None))
+        with pytest.raises(Death):
+            cast("Any", run)("one", y="two", return_state=True)
+    (kept,) = journal.list_runs(RunFilter())
+    assert (kept.state, kept.started) == (StateType.PENDING, None)
+    outcome = run.resume(kept.id, journal=journal, options=options(), take_over=True)
+    assert (outcome.state, ran) == (StateType.FAILED, [])
+    assert isinstance(outcome.error, ParameterError)
+    assert "others.y" in str(outcome.error)
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_a_sub_flow_with_arguments_of_wrong_types_is_a_failed_step(colour: str) -> None:
+    """It ends as it begins, its hooks are told, and it is recorded: a later life gives the same state."""
+    told: list[str] = []
+
+    def tell(subject: Any, run: Any, state: State[Any]) -> None:
+        told.append(state.name)
+
+    @flow(name="inner", on_failure=[tell], on_running=[tell])
     def inner(x: int) -> int:
         return x
 
-    @flow
-    def run() -> Any:
-        state: Any = cast("Any", inner)("one", return_state=True)
-        return repr(state)
+    @flow(name="inner", on_failure=[tell], on_running=[tell])
+    async def inner_async(x: int) -> int:
+        return x
 
-    journal = memory()
-    assert "ParameterError" in start(run, journal=journal).value
-    assert [row.event for row in rows(journal, name="inner")] == ["failed"]
+    lives: list[str] = []
+
+    def look(state: State[Any]) -> str:
+        lives.append(f"{state!r} {state.timestamp}")
+        if len(lives) == 1:
+            raise Death
+        return state.type.value
+
+    @flow
+    def run() -> str:
+        return look(cast("Any", inner)("one", return_state=True))
+
+    @flow
+    async def run_async() -> str:
+        return look(await cast("Any", inner_async)("one", return_state=True))
+
+    journal, made = memory(), run if colour == "sync" else run_async
+    run_id = die(made, journal=journal)
+    assert resume(made, run_id, journal).value == "FAILED"
+    assert "ParameterError" in lives[0]
+    assert (lives[0], told) == (lives[1], ["Failed"])
+    (row,) = rows(journal, name="inner")
+    assert (row.event, row.started) == ("failed", row.ended)
 
 
 def test_a_submitted_task_gives_its_state_when_it_has_ended() -> None:

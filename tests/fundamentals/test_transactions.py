@@ -22,6 +22,7 @@ from agentflow import (
 )
 from agentflow.engine import transaction_hooks
 from agentflow.errors import (
+    ConfigurationError,
     DefinitionError,
     MissingContextError,
     RunCancelled,
@@ -34,7 +35,14 @@ from agentflow.journal.protocol import CacheFilter, RunFilter
 from agentflow.model.runs import Run
 from agentflow.model.states import StateType
 from agentflow.model.waits import Verdict, WaitKind
-from agentflow.transactions import CommitMode, Transaction, TransactionState, get_transaction
+from agentflow.transactions import (
+    CommitMode,
+    IsolationLevel,
+    Transaction,
+    TransactionState,
+    atransaction,
+    get_transaction,
+)
 from tests.fundamentals.lives import (
     Death,
     answer,
@@ -93,6 +101,34 @@ def test_hooks_run_at_the_end_of_the_outermost_block() -> None:
         return log
 
     assert value_of(run) == ["a", "b", "after"]
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+def test_an_isolation_that_there_is_no_lock_for_is_refused(colour: str) -> None:
+    """Where the block is written; what every transaction is anyway may be said."""
+    wrong: Any = IsolationLevel.SERIALIZABLE
+
+    @flow
+    def run() -> TransactionState:
+        with (
+            pytest.raises(ConfigurationError, match="concurrency"),
+            transaction("key", isolation_level=wrong),
+        ):
+            raise AssertionError
+        with transaction("key", isolation_level=IsolationLevel.READ_COMMITTED) as opened:
+            pass
+        return opened.state
+
+    @flow
+    async def run_async() -> TransactionState:
+        with pytest.raises(ConfigurationError, match="concurrency"):
+            async with atransaction("key", isolation_level=wrong):
+                raise AssertionError
+        async with atransaction("key", isolation_level=IsolationLevel.READ_COMMITTED) as opened:
+            pass
+        return opened.state
+
+    assert value_of(run if colour == "sync" else run_async) is TransactionState.COMMITTED
 
 
 def test_an_error_rolls_back_in_reverse_order() -> None:

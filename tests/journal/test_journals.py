@@ -143,6 +143,22 @@ def test_a_pending_run_may_belong_to_whoever_made_it(journal: Journal) -> None:
     assert [due.id for due in journal.due_runs(9.0)] == [run.id]
 
 
+def test_a_run_that_fails_before_it_has_run_began_when_it_ended(journal: Journal) -> None:
+    """One that has run keeps its beginning; one that is cancelled before has none."""
+    for state in (StateType.FAILED, StateType.CANCELLED):
+        run = journal.create_run(new_run(), state=StateType.PENDING, owned=True)
+        journal.set_state(run.number, run.epoch, state, release=True)
+        ended = journal.get_run(run.id)
+        assert ended is not None
+        assert ended.ended is not None
+        assert ended.started == (ended.ended if state is StateType.FAILED else None)
+    run = journal.create_run(new_run())
+    journal.set_state(run.number, run.epoch, StateType.FAILED, release=True)
+    ran = journal.get_run(run.id)
+    assert ran is not None
+    assert ran.started == run.started != ran.ended
+
+
 def test_claims_of_unknown_and_finished_runs_are_refused(journal: Journal) -> None:
     """Each refusal says which of the two it is."""
     with pytest.raises(RunNotFoundError, match="no run 'x'"):

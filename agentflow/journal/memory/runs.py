@@ -130,8 +130,8 @@ class MemoryRuns(MemoryBase):
             before = self._runs[number]
             owner = "" if release and ended is None else before.owner
             started = before.started
-            if started is None and stored is StateType.RUNNING:
-                started = self._clock()
+            if started is None and stored in (StateType.RUNNING, StateType.FAILED):
+                started = ended or self._clock()
             self._runs[number] = replace(
                 before,
                 state=stored,

@@ -111,7 +111,8 @@ class RunVerbs(Protocol):
         `account` is what the life has to say of the records that it found.
 
         One that was asked to stop does not go back to RUNNING or PAUSED: it is CANCELLING, and CANCELLED once it is
-        released and no transaction is to be undone; whoever releases it so runs its hooks.
+        released and no transaction is to be undone; whoever releases it so runs its hooks. One that fails before
+        it has run began when it ended.
         Illegal transitions are refused with ValueError, stale epochs with `Fenced`.
         """
         ...

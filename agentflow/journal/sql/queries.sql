@@ -28,7 +28,7 @@ SELECT epoch FROM run WHERE number = ?
 -- name: set_state
 UPDATE run SET state = ?1, message = ?2, ended = ?3, result = ?4, error = ?5,
                owner = CASE WHEN ?6 = 1 AND CAST(?3 AS DOUBLE PRECISION) IS NULL THEN '' ELSE owner END,
-               started = CASE ?1 WHEN 'RUNNING' THEN coalesce(started, ?9) ELSE started END
+               started = CASE WHEN ?1 IN ('RUNNING', 'FAILED') THEN coalesce(started, ?9) ELSE started END
 WHERE number = ?7 AND epoch = ?8
 
 -- name: bind_run
