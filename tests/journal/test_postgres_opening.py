@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from agentflow.journal.sql import migrations
 from agentflow.settings import Settings
 from tests.journal.postgres_driver import KEY, new, row
 from tests.journal.postgres_server import PostgresServer
+from tests.journal.tcp_proxy import TcpProxy
 
 SECRET = "horse-battery"
 
@@ -75,6 +77,36 @@ def test_a_server_that_is_not_there(postgres: PostgresServer) -> None:
     """It may not run; or the host is unknown."""
     assert "see that the server runs" in refused(f"postgresql://ann:{SECRET}@127.0.0.1:1/db")
     assert "check the host" in refused(f"postgresql://ann:{SECRET}@nowhere.invalid/db")
+
+
+class StartingUp(TcpProxy):
+    """Says of the server behind it that it is starting, so many times."""
+
+    def __init__(self, port: int, times: int) -> None:
+        super().__init__(port)
+        self.times = times
+        self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres?schema=late&sslmode=disable&gssencmode=disable"
+
+    def _serve(self, client: socket.socket) -> None:
+        if not self.times:
+            super()._serve(client)
+            return
+        self.times -= 1
+        client.recv(1024)
+        said = b"SFATAL\0C57P03\0Mthe database system is starting up\0\0"
+        client.sendall(b"E" + (len(said) + 4).to_bytes(4) + said)
+        client.close()
+
+
+def test_a_server_that_is_starting_is_waited_for(postgres: PostgresServer) -> None:
+    """A worker that is started together with its server works; one whose server takes too long says so."""
+    with StartingUp(postgres.port, 2) as starting:
+        journal = PostgresJournal(starting.url, KEY)
+        assert starting.times == 0
+        journal.close()
+    refused = pytest.raises(JournalOpenError, match="starting up; try again when it has started")
+    with StartingUp(postgres.port, 10**6) as starting, refused:
+        PostgresJournal(starting.url, KEY, patience=0.0)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,10 @@ _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _NO_ADDRESS = (
     "AGENTFLOW_DATABASE_URL is no address that PostgreSQL understands; use postgresql://USER@HOST/DATABASE"
 )
+#: What a server says of itself that will be there in a moment; its errors at connecting have no number.
+_STARTING = ("starting up", "not yet accepting connections", "in recovery mode", "shutting down")
 _ADVICE = (
+    *((said, "try again when it has started") for said in _STARTING),
     ("password", "check the user and the password of AGENTFLOW_DATABASE_URL (or PGPASSWORD, or ~/.pgpass)"),
     ("role ", "check the user of AGENTFLOW_DATABASE_URL"),
     ("pg_hba.conf", "allow this machine and user in the server's pg_hba.conf"),
@@ -36,6 +39,11 @@ _ADVICE = (
     ("clients already", "raise max_connections of the server, or run fewer processes"),
     ("connection slots", "raise max_connections of the server, or run fewer processes"),
 )
+
+
+def is_starting(error: BaseException) -> bool:
+    """Whether the server that refused a connection will take some in a moment."""
+    return any(said in str(error) for said in _STARTING)
 
 
 class Address:

@@ -69,7 +69,7 @@ class PostgresBase:
         self._clock = clock
         writer = Line(address, lease, patience)
         try:
-            migrate(writer.dial(), address.schema, self.url)
+            migrate(writer.first(), address.schema, self.url)
         except psycopg.Error as error:
             writer.drop()
             raise address.refusal(error) from None

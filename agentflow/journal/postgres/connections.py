@@ -19,7 +19,7 @@ from psycopg.types.numeric import Int8BinaryDumper
 from psycopg.types.string import StrDumper
 
 from agentflow.errors import JournalUnavailable
-from agentflow.journal.postgres.address import Address
+from agentflow.journal.postgres.address import Address, is_starting
 from agentflow.journal.postgres.patience import PatientConnection
 
 T = TypeVar("T")
@@ -161,6 +161,17 @@ class Line:
         self._session.do(b"SET synchronous_commit = off")
         self.dialled += 1
         return self._session
+
+    def first(self) -> Session:
+        """The first session; a server that is just starting is waited for. Raises `psycopg.Error`."""
+        deadline = self.deadline()
+        while True:
+            try:
+                return self.dial()
+            except psycopg.Error as error:
+                if not is_starting(error) or time.monotonic() > deadline:
+                    raise
+            self._hang_up.wait(_LONGEST_PAUSE / 4)
 
     def session(self, deadline: float) -> Session:
         """The session; where there is none, it is dialled until `deadline`. Raises `JournalUnavailable`."""
