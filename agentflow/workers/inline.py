@@ -194,12 +194,18 @@ class Worker(Asking):
             self._changed.notify_all()
 
     def _watch(self) -> None:
+        told = ""
         while not self._stopping:
             try:
                 self.recover()
                 self._pruning.go_on()
+                if told:
+                    self._on_error("looks for runs to recover again")
+                told = ""
             except (Exception, Unwinding) as error:  # noqa: BLE001 - the journal may be out of reach for a while
-                self._on_error(f"cannot look for runs to recover: {error}")
+                if str(error) != told:
+                    self._on_error(f"cannot look for runs to recover: {error}")
+                told = str(error)
             interval = self.options.settings.poll_interval
             self._wake.wait(max(interval, _LOOK) if self.journal.hears() else interval)
             if self.places - len(self._under_way) < self.places // _SHARE:
