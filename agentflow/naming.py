@@ -8,7 +8,8 @@ from __future__ import annotations
 import inspect
 import string
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, NamedTuple
 
 from agentflow.errors import DefinitionError, DefinitionTypeError
 
@@ -102,6 +103,17 @@ class _Template:
         return tidy(text)
 
 
+class Named(NamedTuple):
+    """What is being given a name: a call of a task or a run of a flow, that does not exist yet."""
+
+    is_flow: bool
+    owner: str
+    parameters: Mapping[str, Any]
+
+
+NAMED: ContextVar[Named | None] = ContextVar("agentflow_named", default=None)
+
+
 class _Called:
     """A name as a function of the user's: without parameters, or with one named ``parameters``."""
 
@@ -111,7 +123,11 @@ class _Called:
 
     def __call__(self, arguments: Mapping[str, Any]) -> str:
         """The name for a call with these arguments. Raises `DefinitionError` where the function gives no text."""
-        text: Any = self._function(parameters=dict(arguments)) if self._asks else self._function()
+        token = NAMED.set(Named(self._option == "flow_run_name", self._owner, arguments))
+        try:
+            text: Any = self._function(parameters=dict(arguments)) if self._asks else self._function()
+        finally:
+            NAMED.reset(token)
         if not isinstance(text, str):
             message = f"{self._owner}: {self._option} returned {text!r}; it has to return text"
             raise DefinitionError(message)

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentflow.engine.away import ABROAD, Away, refusal
-from agentflow.engine.context import CURRENT, current_frame, key_of
+from agentflow.engine.context import CURRENT, Frame, current_frame, key_of
+from agentflow.engine.hooks import flow_run_of, flow_run_of_life, task_run_of
 from agentflow.engine.tags import TAGS, check_tags, effective_tags
 from agentflow.errors import MissingContextError, RunNotFoundError
 from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Journal
-from agentflow.model.runs import Run
+from agentflow.model.runs import FlowRun, Run, TaskRun
+from agentflow.model.steps import StepKind
 from agentflow.payloads.arguments import decode_arguments
 from agentflow.payloads.opening import open_codec
 
+if TYPE_CHECKING:
+    from agentflow.engine.step import Call
+
+_TASKS = frozenset({StepKind.TASK, StepKind.MODEL, StepKind.TOOL})
 #: Characters of a reason that are kept.
 _REASON_LIMIT = 300
 
@@ -45,6 +51,59 @@ class RunContext:
     def parameters(self) -> dict[str, Any]:
         """The parameters of the run, as they were recorded."""
         return self._read_parameters()
+
+    @property
+    def flow_run(self) -> FlowRun:
+        """The run of the flow around the caller, as hooks see it: inside of a sub-flow, the call of that one.
+
+        Raises `MissingContextError` in a body that a task runner has sent to another process.
+        """
+        return flow_run_around(_frame_here("get_run_context().flow_run"))
+
+    @property
+    def task_run(self) -> TaskRun | None:
+        """The call of the task around the caller, as hooks see it; None in a flow's own code.
+
+        Raises `MissingContextError` in a body that a task runner has sent to another process.
+        """
+        return task_run_around(_frame_here("get_run_context().task_run"))
+
+
+def _frame_here(what: str) -> Frame:
+    if ABROAD.get() is not None:
+        raise MissingContextError(refusal(what))
+    return current_frame(what)
+
+
+def flow_run_around(frame: Frame) -> FlowRun:
+    """The run, or the call of a sub-flow, in whose body a frame is."""
+    body = next(flows_around(frame))
+    if body.parent is None:
+        return flow_run_of_life(frame.run)
+    return flow_run_of(_call_of(body), body.attempt)
+
+
+def task_run_around(frame: Frame) -> TaskRun | None:
+    """The call of a task in whose body a frame is, without a flow in between."""
+    for body in frame.enclosing():
+        if body.policy.kind is StepKind.FLOW:
+            return None
+        if body.policy.kind in _TASKS:
+            return task_run_of(_call_of(body), body.attempt)
+    return None
+
+
+def flows_around(frame: Frame) -> Iterator[Frame]:
+    """The bodies of flows around a frame, from the inside out; the last one is the run's."""
+    return (body for body in frame.enclosing() if body.policy.kind is StepKind.FLOW)
+
+
+def _call_of(body: Frame) -> Call:
+    call = body.run.bodies.get(body)
+    if call is None:
+        message = f"this code of {body.policy.name} was given up: its time was over"
+        raise MissingContextError(message)
+    return call
 
 
 def get_run_context() -> RunContext:

@@ -138,8 +138,8 @@ class ActiveRun:
         self.tally = Tally()
         self.model_spoke = bool(self.records and self.records.spoke)
         self.transactions = TransactionsOfALife(self.records)
-        #: Frames of executing bodies.
-        self.bodies: set[Frame] = set()
+        #: Frames of executing bodies, and their calls: the flow's own code is none.
+        self.bodies: dict[Frame, Call | None] = {}
         #: Frames of generators whose consumers have an item and have not asked for the next one.
         self.resting: set[Frame] = set()
         self.pendings: dict[str, Pending] = {}

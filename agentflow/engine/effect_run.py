@@ -286,7 +286,7 @@ async def _shielded_body(call: Call, child: Frame, rt: Runtime) -> Any:
     child.task = rt.task()
     if child.task is None:
         child.thread = get_ident()
-    run.bodies.add(child)
+    run.bodies[child] = call
     if call.work is not None:
         run.moving.discard(call.work)
     token = CURRENT.set(child)
@@ -307,7 +307,7 @@ async def _shielded_body(call: Call, child: Frame, rt: Runtime) -> Any:
         CURRENT.reset(token)
         if call.work is not None:
             run.moving.add(call.work)
-        run.bodies.discard(child)
+        run.bodies.pop(child, None)
 
 
 async def _end_late(call: Call, child: Frame, cancelled: Interrupted, rt: Runtime) -> None:

@@ -215,7 +215,7 @@ async def _attempts(active: ActiveRun, body: Body, rt: Inline | Loop) -> Any:
         token = CURRENT.set(frame)
         if frame.task is None:
             frame.thread = get_ident()
-            active.bodies.add(frame)
+            active.bodies[frame] = None
         try:
             value = await _body(body, frame, rt)
             return await _settle(active, frame, value, rt)
@@ -231,7 +231,7 @@ async def _attempts(active: ActiveRun, body: Body, rt: Inline | Loop) -> Any:
         finally:
             _forgotten(active)
             CURRENT.reset(token)
-            active.bodies.discard(frame)
+            active.bodies.pop(frame, None)
 
 
 async def _body(body: Body, frame: Frame, rt: Inline | Loop) -> Any:

@@ -151,7 +151,7 @@ class Items:
         self.count += 1
         if self.count <= self.skip:
             return START
-        run.bodies.discard(child)  # it rests: nothing of it moves until its consumer asks for more
+        call = run.bodies.pop(child, None)  # it rests: nothing of it moves until its consumer asks for more
         run.resting.add(child)
         try:
             push: Push = await self._emit(item)
@@ -161,7 +161,7 @@ class Items:
             raise
         finally:
             run.resting.discard(child)
-        run.bodies.add(child)
+        run.bodies[child] = call
         child.task = rt.task()
         child.thread = 0 if child.task is not None else get_ident()
         if push.how != "close":

@@ -112,10 +112,18 @@ def task_run_of(call: Call, attempt: int) -> TaskRun:
         name=call.notes.get("run_name") or call.policy.name,
         task_name=call.policy.name,
         flow_run_id=run.run.id,
-        parameters=call.flat(call.arguments()),
+        parameters=arguments_of(call),
         run_count=attempt + 1,
         tags=tuple(step_tags(call)),
     )
+
+
+def arguments_of(call: Call) -> dict[str, Any]:
+    """The arguments of a call by name; those of a plain one are bound now, as nobody has asked for them before."""
+    owner = call.policy.owner
+    if owner is None or not call.policy.plain or call.policy.kind is StepKind.FLOW:
+        return call.flat(call.arguments())
+    return owner.binder.flat(owner.binder.arguments(call.args, call.kwargs))
 
 
 def flow_run_of(call: Call, attempt: int) -> FlowRun:

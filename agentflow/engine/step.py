@@ -411,7 +411,7 @@ async def run_body(call: Call, child: Frame, rt: Runtime) -> Any:
     child.task = rt.task()
     if child.task is None:
         child.thread = get_ident()
-    run.bodies.add(child)
+    run.bodies[child] = call
     if call.work is not None:
         run.moving.discard(call.work)
     token = CURRENT.set(child)
@@ -432,7 +432,7 @@ async def run_body(call: Call, child: Frame, rt: Runtime) -> Any:
         CURRENT.reset(token)
         if call.work is not None:  # it moves until its end has been told
             run.moving.add(call.work)
-        run.bodies.discard(child)
+        run.bodies.pop(child, None)
 
 
 async def ended(call: Call, child: Frame, value: Any, rt: Runtime) -> Any:

@@ -26,7 +26,7 @@ def open_journal(settings: Settings | None = None) -> Journal:
     Raises `JournalOpenError` for an address it does not know, a read-only home, a database from a newer version.
     """
     settings = settings or Settings.from_environment()
-    url = _address(settings)
+    url = address_of(settings)
     with _lock:
         found = _open.get((os.getpid(), url))
         if found is None:
@@ -34,7 +34,7 @@ def open_journal(settings: Settings | None = None) -> Journal:
     return found
 
 
-def _address(settings: Settings) -> str:
+def address_of(settings: Settings) -> str:
     """The one address that the settings name."""
     server = settings.api_url
     if server and settings.database_url not in ("", server):

@@ -17,7 +17,9 @@ PAGE = ROOT / "docs" / "tasks-and-flows.md"
 def test_every_program_of_the_page_is_run_here() -> None:
     """Each Python block has a name, and a test below."""
     named = re.findall(r"^```python ?(.*)$", PAGE.read_text(), re.MULTILINE)
-    assert named == [f"file={name}.py" for name in ("kinds", "pages", "retrying", "names", "background")]
+    assert named == [
+        f"file={name}.py" for name in ("kinds", "pages", "retrying", "names", "where", "background")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -28,6 +30,12 @@ def test_every_program_of_the_page_is_run_here() -> None:
         pytest.param("pages", "all_pages", ["page 0", "page 1", "page 2", "page 0"], id="mapped"),
         pytest.param("pages", "stream", ["page 0", "page 1", "page 2"], id="generator flow"),
         pytest.param("retrying", "report", ["page 0", "page 1"], id="retries"),
+        pytest.param(
+            "where",
+            "nightly",
+            "orders for import of monday: attempt 1, {'table': 'orders', 'limit': 10}",
+            id="what it knows of itself",
+        ),
         pytest.param("names", "greetings", ["demo", "greeting", "loud"], id="names"),
     ],
 )

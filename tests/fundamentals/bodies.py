@@ -23,6 +23,7 @@ from agentflow import (
     sleep,
     task,
 )
+from agentflow.runtime import flow_run
 
 LANGUAGE: ContextVar[str] = ContextVar("language", default="none")
 
@@ -136,8 +137,8 @@ def asks_for(what: str) -> Any:
     if what == "a slot":
         with concurrency("db"):
             return None
-    if what == "a rate":
-        return rate_limit("api")
+    if what in {"a rate", "its run"}:
+        return rate_limit("api") if what == "a rate" else flow_run.id
     if what in {"a submit", "a delay"}:
         return square.submit(1).result() if what == "a submit" else square.delay(1).run_id
     return inner()

@@ -222,7 +222,7 @@ def test_a_task_with_a_timeout_that_waits_for_others_leaves_its_place_to_them() 
 # -- processes
 
 #: What a body that was sent away cannot have.
-WANTS = ("an effect", "a wait", "a slot", "a rate", "a submit", "a delay", "a flow")
+WANTS = ("an effect", "a wait", "a slot", "a rate", "a submit", "a delay", "a flow", "its run")
 
 
 class Survey:
