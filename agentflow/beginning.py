@@ -15,7 +15,7 @@ from agentflow.engine.logs import run_log
 from agentflow.engine.policy import StepPolicy
 from agentflow.engine.tags import TAGS
 from agentflow.errors import ParameterError
-from agentflow.fingerprints import fingerprint
+from agentflow.fingerprints import fingerprint, marked
 from agentflow.flow_calls import Refused
 from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Journal
@@ -59,9 +59,9 @@ def leaving(options: Options) -> Options:
     return replace(options, suspend_after=options.settings.suspend_after)
 
 
-def code_of(flow: RunnableFlow) -> str:
-    """The fingerprint of a flow's code as it is now."""
-    return fingerprint(flow.fn)
+def code_of(flow: RunnableFlow, journal: Journal) -> str:
+    """The fingerprint of a flow's code as it is now, as it is recorded of a life in this process."""
+    return marked(fingerprint(flow.fn), journal.key)
 
 
 def describe_run(
@@ -88,7 +88,7 @@ def describe_run(
         flow=flow.name,
         entrypoint=flow.entrypoint,
         parameters=encode(codec, arguments),
-        fingerprint=code_of(flow),
+        fingerprint=code_of(flow, journal),
         origin=origin,
         also=also,
         created=options.clock(),

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from agentflow.beginning import RunnableFlow, code_of, must_hear_of_its_cancellation
 from agentflow.engine.active import ActiveRun, Options
-from agentflow.errors import NotResumableError, ParameterError
+from agentflow.errors import NotResumableError, OtherKeyError, ParameterError
+from agentflow.fingerprints import sign_of, unmarked
 from agentflow.flow_calls import Refused, read_given
 from agentflow.journal.protocol import Journal
 from agentflow.model.limits import RunLimits
+from agentflow.model.lives import Life
 from agentflow.model.names import readable_name
 from agentflow.model.runs import Origin, Run
 from agentflow.model.states import StateType
@@ -39,7 +41,7 @@ def claimed(
     Raises what `Journal.claim_run` raises, and `NotResumableError` for a run that had arguments which could not be
     stored: it ends as CRASHED, so that nobody tries again.
     """
-    code = code_of(flow)
+    code = code_of(flow, journal)
     run = journal.claim_run(
         run_id, take_over=take_over, fingerprint=code, origin=origin, start=not limits.names
     )
@@ -71,7 +73,7 @@ def loaded(
             journal.set_state(run.number, run.epoch, StateType.CRASHED, message=str(lost), release=True)
             raise lost
         if fresh:
-            changed = run.fingerprint not in (code, "")
+            changed = _is_changed(code, run.fingerprint)
             active = ActiveRun(journal, run, options, rows=[], changed=changed).limited(limits)
         else:
             active = _with_records(journal, run, options, code).limited(limits)
@@ -84,12 +86,27 @@ def loaded(
 def _with_records(journal: Journal, run: Run, options: Options, code: str) -> ActiveRun:
     lives = journal.lives(run.number)
     fork = journal.fork_of(run.number)
-    changed = not {code, ""}.issuperset({run.fingerprint, *(life.fingerprint for life in lives)})
+    changed = _is_changed(code, run.fingerprint, *(life.fingerprint for life in lives))
     changed = changed or (fork is not None and fork.changed)
     with _no_collection():
-        active = ActiveRun(journal, run, options, rows=journal.steps(run.number), changed=changed)
+        rows = journal.steps(run.number)
+        if rows and fork is None:
+            _check_key(journal, run, lives)
+        active = ActiveRun(journal, run, options, rows=rows, changed=changed)
     active.fork = fork
     return active
+
+
+def _is_changed(code: str, *recorded: str) -> bool:
+    known = unmarked(code)[0]
+    return any(unmarked(one)[0] not in (known, "") for one in recorded)
+
+
+def _check_key(journal: Journal, run: Run, lives: Sequence[Life]) -> None:
+    """Refuse a run whose steps this process would not find, and would run again: they are found by keyed digests."""
+    signs = (unmarked(life.fingerprint)[1] for life in lives)
+    if next((sign for sign in signs if sign), sign_of(journal.key)) != sign_of(journal.key):
+        raise OtherKeyError(run.id)
 
 
 def _read(

@@ -96,6 +96,20 @@ class NotResumableError(UsageError):
         return type(self), (self.run_id, self.missing)
 
 
+class OtherKeyError(UsageError):
+    """The run was recorded under another installation's key: under this one, none of its steps would be found."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(
+            f"run {run_id} was begun under another key, and would run all of its steps again under this one; copy the "
+            "file `key` from the AGENTFLOW_HOME of the process that began it into this one's, then resume the run"
+        )
+        self.run_id = run_id
+
+    def __reduce__(self) -> tuple[type[OtherKeyError], tuple[str]]:
+        return type(self), (self.run_id,)
+
+
 class RunOwnedError(UsageError):
     """Another live process owns the run."""
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from agentflow.engine.records import ROOT, Place, Record, Records, identity
+from agentflow.fingerprints import unmarked
 from agentflow.journal.protocol import Journal
 from agentflow.model.lives import Life, LifeEnd
 from agentflow.model.runs import Run
@@ -296,7 +297,7 @@ def life_view(life: Life, *, owned: bool = False) -> dict[str, Any]:
         "message": life.message,
         "origin": life.origin,
         "owner": life.owner,
-        "fingerprint": life.fingerprint,
+        "fingerprint": unmarked(life.fingerprint)[0],
     }
 
 

@@ -1,6 +1,7 @@
 """The code fingerprint of a run: digest of the project's modules, the Python minor version and agentflow's version.
 
-The project is what is imported from the folder of the flow's file (and below), installed packages not included.
+The project is what is imported from the folder of the flow's file (and below), installed packages not included. What is
+recorded of a life is followed by a sign of the installation's key, without which nothing of the life would be found.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import hashlib
 import inspect
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,23 @@ def fingerprint(fn: Callable[..., Any], *, fresh: bool = False) -> str:
     if found is None:
         found = _projects[file, len(sys.modules)] = _compute(file)
     return found
+
+
+@lru_cache
+def sign_of(key: bytes) -> str:
+    """What tells keys apart, without telling the key."""
+    return hashlib.blake2b(b"agentflow life", key=key, digest_size=4).hexdigest()
+
+
+def marked(code: str, key: bytes) -> str:
+    """A fingerprint as it is recorded of a life under this key."""
+    return f"{code}.{sign_of(key)}"
+
+
+def unmarked(recorded: str) -> tuple[str, str]:
+    """The fingerprint of what is recorded of a life, and the sign of the life's key; "" = it was not recorded."""
+    code, _, sign = recorded.partition(".")
+    return code, sign
 
 
 def _compute(file: str) -> str:

@@ -359,7 +359,7 @@ class InlineWorker(Worker):
     def claim(self, runs: Sequence[tuple[Flow[..., Any], Run]]) -> Collection[str]:
         kinds = {kind_of(run): flow for flow, run in runs}
         known = {
-            kind: _Terms(code_of(flow), flow.limits(self.journal, kind.deployment))
+            kind: _Terms(code_of(flow, self.journal), flow.limits(self.journal, kind.deployment))
             for kind, flow in kinds.items()
         }
         terms = {run.id: known[kind_of(run)] for _, run in runs}

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from agentflow.errors import RunFinishedError, UsageError
-from agentflow.fingerprints import fingerprint
+from agentflow.fingerprints import fingerprint, marked
 from agentflow.flows import Flow
 from agentflow.journal.protocol import Journal
 from agentflow.model.runs import NewRun, Origin, Run
@@ -56,7 +56,7 @@ class ProcessWorker(Worker):
     def new_run(self, flow: Flow[..., Any], arguments: Mapping[str, Any], origin: Origin) -> NewRun:
         new = super().new_run(flow, arguments, origin)
         # of the code that the process will load, which may be another one by now than this process has loaded
-        return replace(new, fingerprint=fingerprint(flow.fn, fresh=True))
+        return replace(new, fingerprint=marked(fingerprint(flow.fn, fresh=True), self.journal.key))
 
     @property
     def places(self) -> int:

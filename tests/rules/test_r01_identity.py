@@ -12,6 +12,7 @@ import pytest
 
 from agentflow import flow, scope, task
 from agentflow.errors import MissingContextError
+from agentflow.fingerprints import unmarked
 from agentflow.model.steps import StepEvent
 from tests.fundamentals.lives import Death, always, die, memory, resume, rows, start
 
@@ -334,7 +335,7 @@ def test_the_run_row_says_what_code_it_was(tmp_path: Any) -> None:
     assert run.entrypoint.endswith("test_r01_identity.py:module_flow")
     assert run.cwd
     assert "python" in run.interpreter
-    assert len(run.fingerprint) == 32
+    assert len(unmarked(run.fingerprint)[0]) == 32
     assert StepEvent.COMPLETED in {row.event for row in rows(journal)}
 
 

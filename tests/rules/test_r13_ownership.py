@@ -12,7 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from agentflow.errors import Fenced, ParameterError, RunFinishedError, RunNotFoundError, RunOwnedError
+from agentflow.errors import (
+    Fenced,
+    OtherKeyError,
+    ParameterError,
+    RunFinishedError,
+    RunNotFoundError,
+    RunOwnedError,
+)
 from agentflow.flows import flow
 from agentflow.journal.protocol import RunFilter
 from agentflow.journal.sqlite import SqliteJournal
@@ -82,6 +89,31 @@ def test_a_live_owner_can_be_taken_over_and_is_fenced(tmp_path: Path, journal: S
     assert finished is not None
     assert finished.state is StateType.COMPLETED
     assert [row.name for row in journal.steps(finished.number)] == ["first", "second"]
+
+
+def test_a_process_with_another_key_does_not_run_everything_again(
+    tmp_path: Path, journal: SqliteJournal
+) -> None:
+    """It would find none of the steps: it is refused and told what is missing; who has the key goes on."""
+    with owner(tmp_path):
+        run_id = only_run(journal)
+    other = SqliteJournal(tmp_path / "j.db", b"other key".ljust(32))
+    for _ in range(2):
+        with pytest.raises(OtherKeyError, match="copy the file `key`"):
+            owned.resume(run_id, journal=other, options=options())
+    other.close()
+    outcome = owned.resume(run_id, journal=journal, options=options())
+    assert (outcome.value, outcome.tally.reused) == ([1, 2], 1)
+
+
+def test_a_run_that_was_begun_by_nobody_goes_by_the_key_of_who_runs_it(tmp_path: Path) -> None:
+    """Who asked for it may have another one."""
+    asking = SqliteJournal(tmp_path / "j.db", b"other key".ljust(32))
+    run_id = pending(asking)
+    asking.close()
+    executing = SqliteJournal(tmp_path / "j.db", KEY)
+    assert owned.resume(run_id, journal=executing, options=options()).state is StateType.COMPLETED
+    executing.close()
 
 
 def test_the_claims_of_one_process_exclude_each_other_too(journal: SqliteJournal) -> None:
