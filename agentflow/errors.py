@@ -264,6 +264,10 @@ class WaitTimeoutError(AgentflowError, TimeoutError):
         return type(self), (self.name, self.seconds)
 
 
+FlowPauseTimeout = WaitTimeoutError
+"""Prefect's name of `WaitTimeoutError`."""
+
+
 class AcquireConcurrencySlotTimeoutError(AgentflowError, TimeoutError):
     """No slot of a limit became free within `timeout_seconds`. Prefect's name."""
 

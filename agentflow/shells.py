@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 
 from agentflow.model.runs import Origin
@@ -33,3 +34,11 @@ def shell_origin() -> Origin:
     if os.environ.get(WORKER_VARIABLE):
         return Origin.UNKNOWN
     return Origin.MODEL if any(os.environ.get(name) for name in AGENT_VARIABLES) else Origin.PERSON
+
+
+def person() -> str:
+    """The name of the account, as the one who decides."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())

@@ -14,6 +14,7 @@ import orjson
 
 from agentflow.engine.context import CURRENT, Frame, current_frame
 from agentflow.engine.policy import StepPolicy
+from agentflow.engine.records import ROOT
 from agentflow.engine.runtime import INLINE, LOOP, Runtime, drive
 from agentflow.engine.step import Call, execute
 from agentflow.engine.waiting import wait_durably, wait_id
@@ -73,8 +74,17 @@ class Waiting(Coroutine[Any, Any, T_co]):
 class _Body:
     """What a wait's step executes."""
 
-    def __init__(self, kind: WaitKind, name: str, due: float | None, read: Callable[[Wait], Any]) -> None:
+    def __init__(
+        self,
+        kind: WaitKind,
+        name: str,
+        due: float | None,
+        read: Callable[[Wait], Any],
+        key: str | None = None,
+    ) -> None:
         self.kind, self.name, self.seconds, self.read = kind, name, due, read
+        #: By which it is asked once in the whole run, wherever it is asked; None = wherever the code comes by, anew.
+        self.key = key
         self.question: dict[str, Any] = {}
         self.schema: dict[str, Any] = {}
         self.runtime: Runtime = LOOP
@@ -85,8 +95,10 @@ class _Body:
         child = cast("Frame", CURRENT.get())
         run, frame = child.run, self.call.frame
         now = run.options.clock()
+        keyed = None if self.key is None else run.hasher.digest(self.key.encode())
+        scope, place = (frame.scope, child.place) if keyed is None else (ROOT, (keyed, ROOT, 0))
         wait = Wait(
-            id=wait_id(run, self.kind, frame.scope, child.place),
+            id=wait_id(run, self.kind, scope, place),
             run=run.number,
             run_id=run.run.id,
             flow=run.run.flow,
@@ -109,7 +121,7 @@ class _Body:
         return self.asked() if self.runtime is LOOP else drive(self.asked())
 
 
-def _start(body: _Body, *identity: Any) -> Waiting[Any]:
+def _start(body: _Body, *identity: Any, verb: str = "") -> Waiting[Any]:
     what = f"{body.kind}" + (f" {body.name!r}" if body.name else "")
     frame = current_frame(f"a wait ({what})")
     if any(body.policy.kind is StepKind.TRANSACTION for body in frame.enclosing()):
@@ -118,7 +130,7 @@ def _start(body: _Body, *identity: Any) -> Waiting[Any]:
             "wait before the block or after it"
         )
         raise UsageError(message)
-    name = {WaitKind.TIMER: "sleep", WaitKind.EVENT: "wait_for_event"}.get(body.kind, "request_input")
+    name = verb or {WaitKind.TIMER: "sleep", WaitKind.EVENT: "wait_for_event"}.get(body.kind, "request_input")
     policy = StepPolicy(name=name if not body.name else f"{name}:{body.name}", kind=StepKind.WAIT, plain=True)
     data, _ = canonical([body.kind.value, *identity])
     key = frame.run.hasher.digest(b"wait\0" + data)
@@ -177,19 +189,49 @@ def request_input(prompt: str, answer_type: Any = str, *, timeout: Seconds | Non
     Raises `ApprovalDenied` where the person declines, `WaitTimeoutError` after `timeout`.
     """
     adapter = make_adapter(answer_type)
+    body = person_asked(prompt, adapter_schema(adapter), adapter.validate_python, timeout)
+    return _start(body, prompt)
+
+
+def pause(
+    name: str,
+    schema: dict[str, Any],
+    read: Callable[[Any], Any],
+    timeout: Seconds | None,
+    *,
+    key: str | None,
+    question: dict[str, Any],
+) -> Waiting[Any]:
+    """Ask a person, in a step named "pause"; see `agentflow.flow_runs`. `read`: JSON to the value; raises ValueError.
+
+    `key`: asked once in the run. `question`: what people and channels are told beside `name`.
+    """
+    body = person_asked(name, schema, read, timeout, key)
+    body.question |= question
+    return _start(body, name, key, verb="pause")
+
+
+def person_asked(
+    name: str,
+    schema: dict[str, Any],
+    read: Callable[[Any], Any],
+    timeout: Seconds | None,
+    key: str | None = None,
+) -> _Body:
+    """What the step of a question to a person executes."""
     seconds = _seconds(timeout, "timeout")
 
-    def read(wait: Wait) -> Any:
+    def answer(wait: Wait) -> Any:
         _check_elapsed(wait, seconds)
         decision = wait.decision
         if decision is None or decision.verdict is not Verdict.ANSWERED:
-            raise ApprovalDenied(prompt, decision.reason if decision is not None else "")
-        return adapter.validate_python(decision.answer)
+            raise ApprovalDenied(name, decision.reason if decision is not None else "")
+        return read(decision.answer)
 
-    body = _Body(WaitKind.INPUT, prompt, seconds, read)
-    body.question = {"message": prompt}
-    body.schema = adapter_schema(adapter)
-    return _start(body, prompt)
+    body = _Body(WaitKind.INPUT, name, seconds, answer, key)
+    body.question = {"message": name}
+    body.schema = schema
+    return body
 
 
 def _check_elapsed(wait: Wait, seconds: float | None) -> None:

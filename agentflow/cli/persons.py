@@ -7,7 +7,6 @@ owns the same account and its terminal; the documentation says so.
 
 from __future__ import annotations
 
-import getpass
 import os
 import select
 import sys
@@ -19,6 +18,7 @@ from agentflow.model.runs import Origin
 from agentflow.model.waits import Assurance, Wait
 from agentflow.settings import Settings
 from agentflow.shells import AGENT_VARIABLES, WORKER_VARIABLE
+from agentflow.shells import person as person  # noqa: PLC0414 - the one who decides here
 
 _started_by_worker = bool(os.environ.get(WORKER_VARIABLE))
 _LOOK_SECONDS = 0.2
@@ -37,14 +37,6 @@ def origin() -> Origin:
     if not variable:
         return Origin.PERSON
     return Origin.UNKNOWN if variable == WORKER_VARIABLE else Origin.MODEL
-
-
-def person() -> str:
-    """The name of the account, as the one who decides."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return str(os.getuid())
 
 
 def decision_page(wait_id: str) -> str:

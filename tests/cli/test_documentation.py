@@ -170,6 +170,16 @@ def test_waits(shell: Shell) -> None:
     assert len(codes) < 5
 
 
+def test_paused(shell: Shell) -> None:
+    """A person lets it go on, then fills in a form with other defaults."""
+    path = program(shell, ROOT / "docs" / "waiting.md", "paused.py")
+    first = shell("run", path, "--json").json()["waiting_for"][0]["id"]
+    second = shell("approvals", "answer", first, "true", "--resume", "--json").json()["waiting_for"][0]["id"]
+    assert "Where does A-17 go?" in shell.look("approvals", "show", second).out
+    done = shell("approvals", "answer", second, '{"express": true}', "--resume")
+    assert (done.code, done.out) == (0, "A-17 to Bern, express\n")
+
+
 def test_caching(shell: Shell) -> None:
     """The second run asks for what is new, and `runs show` says why; eight equal calls at once are one."""
     rates = program(shell, PAGES[3], "rates.py")
