@@ -122,8 +122,11 @@ def _sorted(store: BlobStore) -> tuple[dict[str, Blob], dict[str, Blob], list[Bl
     return blobs, marks, drafts
 
 
-def missing_values(journal: AdminVerbs, settings: Settings) -> list[str]:
-    """What is wrong with a journal's stored values, in words; empty where each is there."""
+def missing_values(journal: AdminVerbs, settings: Settings, *, read: bool = False) -> list[str]:
+    """What is wrong with a journal's stored values, in words; empty where each is there.
+
+    `read`: and is what its name says; encrypted ones as far as this process has their keys.
+    """
     vault, found = open_vault(journal, settings), list[str]()
     for name, size in sorted(references(journal).items()):
         try:
@@ -139,6 +142,11 @@ def missing_values(journal: AdminVerbs, settings: Settings) -> list[str]:
             found.append(f"the value {name} ({size:,} bytes) is missing in {vault.store.where}")
         elif there != size and not encrypted:
             found.append(f"the value {name} has {there:,} bytes in {vault.store.where}, not {size:,}")
+        elif read:
+            try:
+                vault.verify(name, size)
+            except CorruptRecord as error:
+                found.append(str(error))
     return found
 
 
@@ -163,7 +171,8 @@ def stored_chunks(
 
 def store_chunks(journal: AdminVerbs, settings: Settings, chunks: Iterable[tuple[str, int, bytes]]) -> int:
     """Store what `stored_chunks` gave; returns how many values there were. Raises `UsageError`."""
-    store, count = open_vault(journal, settings).store, 0
+    vault, count = open_vault(journal, settings), 0
+    store = vault.store
     source = iter(chunks)
     following: Any = next(source, None)
     while following is not None:
@@ -172,10 +181,9 @@ def store_chunks(journal: AdminVerbs, settings: Settings, chunks: Iterable[tuple
             raise UsageError(message)
         whole = _Whole(source, following)
         try:
-            place_of(whole.name)
+            store.put(whole.name, vault.checked(whole.name, whole))
         except CorruptRecord as error:
             raise UsageError(str(error)) from None
-        store.put(whole.name, whole)
         following, count = whole.following, count + 1
     return count
 

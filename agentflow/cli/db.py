@@ -64,15 +64,18 @@ def upgrade(*, json: Flag = False) -> int:
 
 
 @app.command
-def check(*, json: Flag = False) -> int:
+def check(*, sizes_only: Annotated[bool, Parameter(negative=())] = False, json: Flag = False) -> int:
     """Say how large the journal is, and whether it is whole. Exit code 1 where it is not.
 
+    Large values in the store are read, too, and compared with their names; encrypted ones where their keys are here.
+
     Args:
+        sizes_only: Only look whether those are there, and as large as they should be.
         json: Print a JSON object.
     """
     journal = lasting_journal()
     faults = journal.faults()
-    faults += [] if faults else missing_values(journal, Settings.from_environment())
+    faults += [] if faults else missing_values(journal, Settings.from_environment(), read=not sizes_only)
     facts: dict[str, Any] = {} if faults else journal.facts()  # what is broken cannot be counted
     if json:
         print_json({"url": journal.url, **facts, "faults": faults})
@@ -210,7 +213,11 @@ def load(file: Path, /) -> int:
         raise UsageError(message)
     if known["format"] != 1:
         store_chunks(journal, Settings.from_environment(), _stored(file))
-    count = journal.load(lambda: _rows(file))
+    try:
+        count = journal.load(lambda: _rows(file))
+    except ValueError as error:  # rows that do not fit
+        message = f"cannot read {file}: {error}"
+        raise UsageError(message) from None
     say(f"{count:,} rows read into {journal.url}")
     return COMPLETED
 

@@ -94,8 +94,7 @@ class Chunks(Source):
         while missing > 0:
             chunk = self.next_chunk()
             if chunk is None:
-                message = "a recorded value is cut off; it is not read"
-                raise CorruptRecord(message)
+                raise self.cut_off()
             found.append(chunk[:missing])
             if missing < len(chunk):
                 self._chunk, self._at = chunk, missing
@@ -115,6 +114,10 @@ class Chunks(Source):
         if self._at < len(self._chunk) or self.next_chunk() is not None:
             message = "a recorded value has more than it should; it is not read"
             raise CorruptRecord(message)
+
+    def cut_off(self) -> CorruptRecord:
+        """What it is called when there is less than there should be."""
+        return CorruptRecord("a recorded value is cut off; it is not read")
 
     def next_chunk(self) -> bytes | None:
         """The next of them; None after the last one."""

@@ -75,6 +75,33 @@ class Vault:
             return Draft(data)
         return read_draft(Chunks([data]), parts=parts)
 
+    def verify(self, name: str, size: int) -> bool:
+        """Read all of a stored value; whether its content could be compared with its name: not without its key.
+
+        Raises `CorruptRecord` where it is missing or altered.
+        """
+        place, store = place_of(name), self._need_store(name)
+        if place.key_id and place.key_id not in self.keyring.ids:
+            return False
+        try:
+            for _ in _Checked(self, place.digest, name, size, self._plain(store, name, place)).whole():
+                pass
+        except CorruptRecord as error:
+            raise error if name in str(error) else _altered(name) from None
+        return True
+
+    def checked(self, name: str, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """Chunks that are about to be stored under a name. Raises `CorruptRecord` at their end where they are others.
+
+        Ciphertexts are compared with nothing: whoever reads them will be told.
+        """
+        place, state = place_of(name), self.hasher()
+        for chunk in chunks:
+            state.update(chunk)
+            yield chunk
+        if not place.key_id and state.hexdigest() != place.digest:
+            raise _altered(name)
+
     def name_for(self, digest: str) -> str:
         """Under which name content can be stored, or is.
 
@@ -180,6 +207,9 @@ class _Checked(Chunks):
             yield chunk
         self.finish()
 
+    def cut_off(self) -> CorruptRecord:
+        return _altered(self._name)
+
     def next_chunk(self) -> bytes | None:
         chunk = super().next_chunk()
         if chunk is not None:
@@ -190,5 +220,8 @@ class _Checked(Chunks):
     def finish(self) -> None:
         super().finish()
         if self._size or self._state.hexdigest() != self._digest:
-            message = f"the recorded value {self._name} was altered; put it back from a copy: it is not read"
-            raise CorruptRecord(message)
+            raise _altered(self._name)
+
+
+def _altered(name: str) -> CorruptRecord:
+    return CorruptRecord(f"the recorded value {name} was altered; put it back from a copy: it is not read")

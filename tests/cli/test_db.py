@@ -1,6 +1,8 @@
 """``agentflow db``: what is said of a journal, what is removed from it, and how it is carried elsewhere."""
 
+import json
 import shutil
+from base64 import b64decode, b64encode
 from pathlib import Path
 
 import apsw
@@ -91,11 +93,15 @@ def test_what_cannot_be_imported_is_refused(shell: Shell, filled: str, tmp_path:
     (folder / "bad.jsonl").write_text("".join(lines[:3]) + "{")
     (folder / "other.jsonl").write_text('{"some": "thing"}\n')
     (folder / "list.jsonl").write_text(lines[0] + '["run"]\n')
+    (folder / "type.jsonl").write_text(
+        "".join(lines).replace('"created": ', '"created": "a day", "ended": ', 1)
+    )
     (folder / "zip.jsonl.gz").write_bytes(b"not compressed")
     other = elsewhere(shell, tmp_path)
     for name, said in {
         "cut.jsonl": "is cut off", "bad.jsonl": "cannot read", "other.jsonl": "was not written by",
-        "list.jsonl": "cannot read", "zip.jsonl.gz": "cannot read", "none.jsonl": "No such file",
+        "list.jsonl": "cannot read", "type.jsonl": "cannot read", "zip.jsonl.gz": "cannot read",
+        "none.jsonl": "No such file",
     }.items():  # fmt: skip
         refused = other("db", "import", name)
         assert (refused.code, said in refused.err) == (2, True), (name, refused)
@@ -123,10 +129,22 @@ def test_large_values_are_checked_and_carried_along(shell: Shell, tmp_path: Path
     assert shell("db", "check").code == 0
     assert shell("db", "export", "all.jsonl").code == 0
     other = elsewhere(shell, tmp_path)
+    lines = (shell.folder / "all.jsonl").read_text().splitlines(keepends=True)
+    name, number, chunk = json.loads(lines[-2])
+    chunk = b64encode(b64decode(chunk).swapcase()).decode()
+    lines[-2] = json.dumps([name, number, chunk]) + "\n"
+    (shell.folder / "altered.jsonl").write_text("".join(lines))
+    refused = other("db", "import", "altered.jsonl")
+    assert (refused.code, "was altered" in refused.err) == (2, True)
     assert other("db", "import", "all.jsonl").code == 0
     run_id = str(done.json()["run_id"])
     assert other("runs", "show", run_id, "--json").json()["result"] == text
     (stored, *_) = (Path(other.environment["AGENTFLOW_HOME"]) / "agentflow.db-payloads" / "plain").iterdir()
+    whole = stored.read_bytes()
+    stored.write_bytes(whole[:-1] + b"?")
+    checked = other("db", "check", "--json")
+    assert (checked.code, f"{stored.name} was altered" in checked.json()["faults"][0]) == (1, True)
+    assert other("db", "check", "--sizes-only").code == 0
     stored.unlink()
     checked = other("db", "check", "--json")
     assert (checked.code, stored.name in checked.json()["faults"][0]) == (1, True)

@@ -97,6 +97,9 @@ def test_a_missing_value_stops_the_run_and_runs_nothing_again(journal: SqliteJou
     assert path.name in fault
     with pytest.raises(CorruptRecord, match=f"{path.name} is missing .*AGENTFLOW_PAYLOADS_URL"):
         resume(pipeline, run_id, journal, USING)
+    path.write_bytes(aside.read_bytes()[:-1])
+    with pytest.raises(CorruptRecord, match=f"{path.name} was altered"):
+        resume(pipeline, run_id, journal, USING)
     aside.rename(path)
     assert missing_values(journal, USING.settings) == []
     assert resume(pipeline, run_id, journal, USING).value == LARGE["text"]
