@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from agentflow.errors import JournalUnavailable
@@ -43,7 +44,7 @@ class ObjectStore:
             self._library.put(
                 self._store,
                 name,
-                (bytes(chunk) for chunk in chunks),
+                _elsewhere(chunks),
                 use_multipart=True,
                 chunk_size=_PART,
                 max_concurrency=_AT_ONCE,
@@ -99,3 +100,11 @@ class ObjectStore:
             text = _SECRETS.sub(r"\1\2=...", " ".join(str(error).split()))[:_TEXT_LIMIT]
             message = f"values in {self.where} could not be {what} ({text}); resume the run once they can"
             raise JournalUnavailable(message) from None
+
+
+def _elsewhere(chunks: Iterable[bytes | memoryview]) -> Iterator[bytes]:
+    """The chunks, made in a thread of their own: obstore can read nothing in the thread in which it writes."""
+    with ThreadPoolExecutor(1, thread_name_prefix="agentflow-chunks") as thread:
+        source = iter(chunks)
+        while (chunk := thread.submit(next, source, None).result()) is not None:
+            yield bytes(chunk)

@@ -13,9 +13,11 @@ from moto.server import ThreadedMotoServer
 
 from agentflow.errors import CorruptRecord, JournalUnavailable, UsageError
 from agentflow.journal.sqlite import SqliteJournal
+from agentflow.payloads.encryption import new_key
 from agentflow.payloads.objects import ObjectStore
 from agentflow.payloads.opening import open_vault
 from agentflow.payloads.vault import CONDEMNED
+from agentflow.reencryption import rotate
 from agentflow.settings import Settings
 from agentflow.stored_values import missing_values, references, sweep
 from tests.fundamentals.lives import die, resume, rows, start
@@ -83,6 +85,21 @@ def test_a_value_of_many_parts_comes_back_whole(journal: SqliteJournal) -> None:
     vault = open_vault(journal, keeping(payloads_url=URL).settings)
     (row,) = rows(journal, "completed", name="made")
     assert vault.open(row.value or b"").parts == [outcome.value]
+
+
+def test_the_key_of_stored_values_is_changed(journal: SqliteJournal) -> None:
+    """From object to object: read, decrypted, encrypted anew and stored in pieces."""
+    old, new = new_key("old"), new_key("new")
+    before, both = (keeping(payloads_url=URL, encryption_keys=keys) for keys in (old, f"{new},{old}"))
+    ALIVE[0] = False
+    run_id = die(pipeline, "text", journal=journal, using=before)
+    ALIVE[0] = True
+    assert rotate(journal, both.settings).unreadable == ()
+    assert {name.partition("/")[0] for name in references(journal)} == {"new"}
+    after = keeping(payloads_url=URL, encryption_keys=new)
+    assert missing_values(journal, after.settings, read=True) == []
+    assert resume(pipeline, run_id, journal, after).value == LARGE["text"]
+    assert RAN == ["text"]
 
 
 def test_what_nothing_refers_to_is_swept_and_what_is_missing_is_named(journal: SqliteJournal) -> None:
