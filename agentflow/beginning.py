@@ -80,8 +80,8 @@ def describe_run(
     """
     around = CURRENT.get()
     codec = open_codec(journal, options.settings)
-    run_id, named = run_id or new_id(), flow.policy.run_name
-    encode = encode_given if isinstance(arguments, Refused) else encode_arguments
+    run_id, refused = run_id or new_id(), isinstance(arguments, Refused)
+    named, encode = (None, encode_given) if refused else (flow.policy.run_name, encode_arguments)
     return NewRun(
         id=run_id,
         name=readable_name(run_id) if named is None else named(flow.known(arguments)),

@@ -67,9 +67,9 @@ def items_of(flow: Any, request: Request, frame: Frame | None) -> Any:
 
 
 def refusal_policy(policy: StepPolicy) -> StepPolicy:
-    """The options of a call that fails before its body begins: it is never running."""
+    """The options of a call that fails before its body begins: it is never running, and no template fits it."""
     hooks = None if policy.hooks is None else replace(policy.hooks, on_running=())
-    return replace(policy, retries=0, timeout_seconds=None, hooks=hooks)
+    return replace(policy, retries=0, timeout_seconds=None, hooks=hooks, run_name=None)
 
 
 class Refused(dict[str, Any]):

@@ -439,11 +439,11 @@ def test_arguments_of_wrong_types_fail_a_run_whose_state_is_wanted(
 
     hooks: dict[str, Any] = {"on_running": [tell], "on_failure": [tell], "on_completion": [tell]}
 
-    @flow(retries=3, retry_delay_seconds=100, **hooks)
+    @flow(retries=3, retry_delay_seconds=100, flow_run_name="number {x.real}", **hooks)
     def run(x: int) -> None:
         ran.append(x)
 
-    @flow(retries=3, retry_delay_seconds=100, **hooks)
+    @flow(retries=3, retry_delay_seconds=100, flow_run_name="number {x.real}", **hooks)
     async def run_async(x: int) -> None:
         ran.append(x)
 
@@ -495,11 +495,11 @@ def test_a_sub_flow_with_arguments_of_wrong_types_is_a_failed_step(colour: str) 
     def tell(subject: Any, run: Any, state: State[Any]) -> None:
         told.append(state.name)
 
-    @flow(name="inner", on_failure=[tell], on_running=[tell])
+    @flow(name="inner", flow_run_name="{x.real}", on_failure=[tell], on_running=[tell])
     def inner(x: int) -> int:
         return x
 
-    @flow(name="inner", on_failure=[tell], on_running=[tell])
+    @flow(name="inner", flow_run_name="{x.real}", on_failure=[tell], on_running=[tell])
     async def inner_async(x: int) -> int:
         return x
 
