@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 from pydantic import BaseModel
 
 from agentflow.engine.annotations import Annotation, allow_failure, opaque, quote
-from agentflow.engine.futures import TaskFuture
+from agentflow.engine.futures import TaskFuture, TaskFutureList
 from agentflow.errors import ParameterError, UpstreamFailed
 from agentflow.model.states import State
 
@@ -199,6 +199,8 @@ def _value_of(item: Upstream) -> Any:
 def _sequence_like(value: Any, items: list[Any]) -> Any:
     if hasattr(value, "_fields"):
         return type(value)(*items)
+    if isinstance(value, TaskFutureList):
+        return items  # which are no futures any more
     if isinstance(value, list):
         made: list[Any] = copy.copy(cast("list[Any]", value))  # a subclass keeps what else it is
         made[:] = items

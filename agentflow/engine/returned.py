@@ -8,7 +8,7 @@ from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any, cast
 
 from agentflow.engine.endings import Ending, was_not_made
-from agentflow.engine.futures import TaskFuture
+from agentflow.engine.futures import TaskFuture, TaskFutureList
 from agentflow.engine.resolving import resolved
 from agentflow.engine.streams import AsyncStream, SyncStream
 from agentflow.errors import UnfinishedRun
@@ -33,7 +33,7 @@ async def _items(value: AsyncIterator[Any]) -> list[Any]:
 
 def settled(value: Any) -> Any:
     """A returned value with its futures, which have ended, and states replaced; or one state that it all comes to."""
-    if value.__class__ in (list, tuple, set, frozenset) and value:
+    if value.__class__ in (list, tuple, set, frozenset, TaskFutureList) and value:
         items: list[Any] = list(value)
         if all(isinstance(item, (State, TaskFuture)) for item in items):
             states: list[State[Any]] = [

@@ -497,6 +497,21 @@ def test_a_direct_call_takes_futures_too(colour: str) -> None:
     assert start(run if colour == "sync" else run_async, journal=journal).value == [2, {"a": [2]}, 2]
 
 
+def test_the_futures_of_a_map_arrive_as_a_plain_list() -> None:
+    """What can wait for them has nothing to wait for any more."""
+
+    @task
+    def kind(value: Any) -> str:
+        return type(value).__name__
+
+    @flow
+    def run() -> list[str]:
+        futures = add.map([1, 2])
+        return [kind(futures), kind.submit(futures).result(), shown({"a": futures})]
+
+    assert value_of(run) == ["list", "list", "{'a': [2, 3]}"]
+
+
 def test_futures_inside_of_every_kind_of_value_are_found() -> None:
     """Models, frozen dataclasses, subclasses of list and dict, at any depth; the values given stay as they are."""
 

@@ -693,16 +693,24 @@ def test_states_and_futures_that_a_flow_returns_become_their_values() -> None:
 
 
 def test_failed_futures_that_a_flow_returns_fail_it_together() -> None:
-    """Their aggregate is the flow's state."""
+    """Their aggregate is the flow's state; those of a map are several, too."""
 
     @flow
     def run() -> Any:
         return [add.submit(1), fail.submit("x"), fail.submit("y")]
 
-    outcome = start(run)
-    assert outcome.state is StateType.FAILED
-    assert repr(outcome.error) == "ValueError('x')"
+    @task
+    def odd(x: int) -> int:
+        if x % 2:
+            return x
+        raise ValueError(x)
+
+    outcome, mapped = start(run), start(flow(lambda: odd.map([1, 2, 3, 4])))
+    assert (outcome.state, mapped.state) == (StateType.FAILED, StateType.FAILED)
+    assert (repr(outcome.error), repr(mapped.error)) == ("ValueError('x')", "ValueError(2)")
     assert outcome.as_state().message == "2/3 states failed."
+    assert mapped.as_state().message == "2/4 states failed."
+    assert value_of(flow(lambda: odd.map([1, 3]))) == [1, 3]
 
 
 def test_states_survive_the_journal() -> None:
