@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
+from agentflow.engine.annotations import freeze
 from agentflow.engine.context import CURRENT
 from agentflow.engine.limits import declare, limit_config
 from agentflow.engine.tags import check_tags
@@ -71,6 +72,8 @@ class RunnerDeployment:
     concurrency_limit: ConcurrencyLimitConfig | None = None
     #: None = as it was, and at first not.
     paused: bool | None = None
+    #: Parameters that nobody can change.
+    frozen: frozenset[str] = frozenset()
 
     @property
     def flow_name(self) -> str:
@@ -101,7 +104,7 @@ class RunnerDeployment:
                 flow=flow.name,
                 entrypoint=flow.entrypoint,
                 parameters=orjson.dumps(dict(self.parameters)),
-                schema=orjson.dumps(flow.parameters_schema),
+                schema=orjson.dumps(self._schema()),
                 origins=tuple(sorted(origins)),
                 tags=tuple(sorted(self.tags)),
                 description=self.description,
@@ -114,6 +117,16 @@ class RunnerDeployment:
         )
         declare(journal, DEPLOYMENT_PREFIX + saved.name, self.concurrency_limit)
         return saved
+
+    def _schema(self) -> dict[str, Any]:
+        """That of the flow's parameters, in which the frozen ones have one value."""
+        schema: dict[str, Any] = self.flow.parameters_schema
+        known: dict[str, Any] = schema["properties"]
+        fixed = {
+            name: {**known.get(name, {}), "const": self.parameters[name], "readOnly": True}
+            for name in sorted(self.frozen)
+        }
+        return {**schema, "properties": {**known, **fixed}}
 
 
 class Deployable:
@@ -142,7 +155,8 @@ class Deployable:
 
         Args:
             name: Its name; together with the flow's, ``FLOW/NAME``, it is unique. No slash.
-            parameters: Arguments of its runs, by name, where they differ from the flow's defaults.
+            parameters: Arguments of its runs, by name, where they differ from the flow's defaults; ``freeze(value)``
+                is one that nobody can change.
             tags: Labels of its runs, beside the flow's.
             description: What it is for; default: the flow's.
             version: A label of yours; default: the flow's.
@@ -157,10 +171,14 @@ class Deployable:
             ParameterError: for parameters that the flow does not have, or that do not fit.
         """
         refuse_options(f"{self.name}: a deployment", others, _OPTIONS)
+        given = dict(parameters or {})
+        frozen = frozenset(name for name, value in given.items() if isinstance(value, freeze))
+        given |= {name: given[name].unwrap() for name in frozen}
         return RunnerDeployment(
             name=full_name(self.name, name).rpartition("/")[2],
             flow=self,
-            parameters=self._kept(parameters or {}),
+            parameters=self._kept(given),
+            frozen=frozen,
             tags=self.tags | check_tags(tags or ()),
             description=self.description if description is None else description,
             version=self.version if version is None else version,

@@ -18,6 +18,7 @@ from agentflow.background import as_id
 from agentflow.beginning import default_options
 from agentflow.deploying import refuse_options
 from agentflow.engine.account import name_of_end
+from agentflow.engine.annotations import freeze as freeze  # noqa: PLC0414 - said with parameters of deployments
 from agentflow.engine.arriving import Arrival
 from agentflow.engine.away import ABROAD, refusal
 from agentflow.engine.context import CURRENT, Frame
@@ -169,6 +170,8 @@ def check_given(deployment: Deployment, given: Mapping[str, Any]) -> None:
         if name not in known and schema["additionalProperties"] is False:
             wanted = ", ".join(sorted(known)) or "none"
             faults.append(f"no parameter {name!r}; there are: {wanted}")
+        elif known.get(name, {}).get("readOnly") and value != known[name].get("const", value):
+            faults.append(f"{name} is frozen by the deployment: {known[name]['const']!r:.200}")
         elif _is_json(value):
             own = known.get(name, schema["additionalProperties"])
             judge: Any = Draft202012Validator(

@@ -168,6 +168,11 @@ def load_flow(target: str) -> Flow[..., Any]:
     return next(iter(flows.values()))
 
 
+def load_flow_from_entrypoint(entrypoint: str) -> Flow[..., Any]:
+    """`load_flow`. Prefect's name."""
+    return load_flow(entrypoint)
+
+
 def load_flow_of(entrypoint: str, name: str) -> Flow[..., Any]:
     """The flow of that name in the file of an entry point; also one that was made with other options than its function.
 

@@ -1,6 +1,6 @@
-"""Marks on arguments that say how they are passed: `unmapped`, `allow_failure`, `quote`, `opaque` (Prefect's names).
+"""Marks on arguments that say how they are passed: `unmapped`, `allow_failure`, `quote`, `opaque`, `freeze`.
 
-The user's function receives what is inside. What a mark does is done in `agentflow.engine.resolving`.
+The names are Prefect's. The user's function receives what is inside. What marks do: see `agentflow.engine.resolving`.
 """
 
 from __future__ import annotations
@@ -53,5 +53,11 @@ class quote(Annotation[T]):  # noqa: N801 - Prefect's name
 
 class opaque(Annotation[T]):  # noqa: N801 - Prefect's name
     """Like `quote`, for large values: they are not searched for futures."""
+
+    __slots__ = ()
+
+
+class freeze(Annotation[T]):  # noqa: N801 - Prefect's name
+    """Among the parameters of a deployment: every run of it has this one, whoever asks for it."""
 
     __slots__ = ()

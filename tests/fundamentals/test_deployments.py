@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, SecretStr
 from agentflow import Flow, flow, serve, tags, task
 from agentflow.concurrency import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from agentflow.deploying import RunnerDeployment
-from agentflow.deployments import Asked, ask_for_run, flow_run_of, remove_deployment, run_deployment
+from agentflow.deployments import Asked, ask_for_run, flow_run_of, freeze, remove_deployment, run_deployment
 from agentflow.errors import (
     DefinitionError,
     DeploymentNotFoundError,
@@ -124,6 +124,20 @@ def test_a_deployment_has_what_its_flow_has_unless_it_says_otherwise(journal: Me
     assert saved.concurrency_limit == ConcurrencyLimitConfig(2)
     assert orjson.loads(saved.parameters) == {"b": "3"}
     assert orjson.loads(saved.schema) == total.parameters_schema
+
+
+def test_a_frozen_parameter_is_that_of_every_run(journal: MemoryJournal) -> None:
+    """Whoever asks for a run with another one is refused; the form of the page offers that one alone."""
+    saved = total.to_deployment("frozen", parameters={"b": freeze(5)}).apply()
+    assert orjson.loads(saved.schema)["properties"]["b"]["const"] == 5
+    for wrong in (6, Decimal(6)):
+        with pytest.raises(ParameterError, match="b is frozen by the deployment: 5"):
+            asked(journal, "total/frozen", a=1, b=wrong)
+    for run in (asked(journal, "total/frozen", a=1), asked(journal, "total/frozen", a=1, b=5)):
+        assert resume(total, run.id, journal).value == 6
+    with pytest.raises(ParameterError, match="no parameter 'c'"):
+        total.to_deployment("frozen", parameters={"c": freeze(5)})
+    assert total.fn(1, freeze(2).unwrap()) == 3
 
 
 @pytest.mark.parametrize(

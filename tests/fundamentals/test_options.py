@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from agentflow import flow, task
 from agentflow.errors import DefinitionError
 from agentflow.journal.memory import MemoryJournal
+from agentflow.loading import load_flow, load_flow_from_entrypoint
 
 DECORATORS: list[Callable[..., Any]] = [task, flow]
 
@@ -65,6 +67,14 @@ def test_an_option_that_there_is_not_is_refused(decorator: Callable[..., Any]) -
             decorator(**wrong)(doubled)
     with pytest.raises(TypeError, match="wants a function"):
         decorator(5)
+
+
+def test_a_flow_is_found_by_its_entry_point(tmp_path: Path) -> None:
+    """The file and the name; under Prefect's name of the function, too."""
+    file = tmp_path / "found_by_its_entry_point.py"
+    file.write_text("from agentflow import flow\n\n@flow\ndef double(x: int) -> int:\n    return 2 * x\n")
+    found = load_flow_from_entrypoint(f"{file}:double")
+    assert (found.name, found.fn(2), load_flow(f"{file}:double")) == ("double", 4, found)
 
 
 def test_the_result_of_a_run_is_always_recorded() -> None:
