@@ -74,7 +74,7 @@ def loaded(
             raise lost
         if fresh:
             changed = _is_changed(code, run.fingerprint)
-            active = ActiveRun(journal, run, options, rows=[], changed=changed).limited(limits)
+            active = ActiveRun(journal, run, options, rows=[], changed=changed, codec=codec).limited(limits)
         else:
             active = _with_records(journal, run, options, code).limited(limits)
     except BaseException:

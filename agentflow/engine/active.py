@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from agentflow.engine.streams import Course
     from agentflow.engine.submission import Threads
     from agentflow.engine.waiting import Pending
+    from agentflow.payloads.codec import Codec
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +115,18 @@ class ActiveRun:
     tell: Callable[[str], None] | None = None
 
     def __init__(
-        self, journal: Journal, run: Run, options: Options, *, rows: list[StepRow], changed: bool = False
+        self,
+        journal: Journal,
+        run: Run,
+        options: Options,
+        *,
+        rows: list[StepRow],
+        changed: bool = False,
+        codec: Codec | None = None,
     ) -> None:
-        self.journal = journal
-        self.run = run
+        self.journal, self.run, self.options = journal, run, options
         self.number, self.epoch = run.number, run.epoch
-        self.options = options
-        self.codec = open_codec(journal, options.settings)
+        self.codec = codec or open_codec(journal, options.settings)
         self.hasher = Hasher(journal.key)
         #: What earlier lives recorded; None where there is nothing.
         self.records: Records | None = Records(rows, self.identify) if rows else None
@@ -134,8 +140,7 @@ class ActiveRun:
         self.first = sequence_of(last) + 1
         self._fence: Unwinding | None = None
         self._revoked = False
-        self.clock = options.clock
-        self.tally = Tally()
+        self.clock, self.tally = options.clock, Tally()
         self.model_spoke = bool(self.records and self.records.spoke)
         self.transactions = TransactionsOfALife(self.records)
         #: Frames of executing bodies, and their calls: the flow's own code is none.
@@ -168,11 +173,14 @@ class ActiveRun:
         #: Side effects that are being run, by step.
         self.effects: dict[bytes, Future[None]] = {}
         if run.state is StateType.CANCELLING:
-            asked = Cancelling(run.message or "it was asked to stop before it was resumed")
-            if self.records is not None and self.records.has_open_transaction:
-                self.closing, self.guarded = asked, True
-            else:
-                self.fence = asked
+            self._heed(Cancelling(run.message or "it was asked to stop before it was resumed"))
+
+    def _heed(self, asked: Cancelling) -> None:
+        """Stop as soon as what is open can be undone."""
+        if self.records is not None and self.records.has_open_transaction:
+            self.closing, self.guarded = asked, True
+        else:
+            self.fence = asked
 
     @cached_property
     def courses(self) -> set[Course]:

@@ -172,10 +172,8 @@ class Committer:
         try:
             self._prepare(full=any(ticket.durable for ticket in batch))
             self.connection.execute("BEGIN IMMEDIATE")
-            for ticket in batch:
-                self._one(ticket)
-            committing = True
-            self.connection.execute("COMMIT")
+            committing = self._did(batch[0]) if len(batch) == 1 else self._did_each(batch)
+            self.connection.execute("COMMIT" if committing else "ROLLBACK")
         except apsw.Error as error:
             for ticket in batch:
                 ticket.error = ticket.error or failed(error)
@@ -194,17 +192,25 @@ class Committer:
         finally:
             self.turnstile.leave()
 
-    def _one(self, ticket: _Ticket) -> None:
-        connection = self.connection
-        connection.execute("SAVEPOINT request")
+    def _did_each(self, batch: list[_Ticket]) -> bool:
+        """Do what several ask for; whoever fails undoes nothing of the others. True, as something is to be kept."""
+        for ticket in batch:
+            self.connection.execute("SAVEPOINT request")
+            if not self._did(ticket):
+                self.connection.execute("ROLLBACK TO request")
+            self.connection.execute("RELEASE request")
+        return True
+
+    def _did(self, ticket: _Ticket) -> bool:
+        """Do what a ticket asks for; False if that raised, which is left to the asker."""
         try:
-            ticket.result = ticket.work(connection)
+            ticket.result = ticket.work(self.connection)
         except (apsw.FullError, apsw.IOError, apsw.CorruptError, apsw.BusyError, apsw.ReadOnlyError):
             raise
         except (Exception, Unwinding) as error:  # noqa: BLE001 - belongs to the asker, who gets it
             ticket.error = failed(error) if isinstance(error, apsw.ConstraintError) else error
-            connection.execute("ROLLBACK TO request")
-        connection.execute("RELEASE request")
+            return False
+        return True
 
     def _finish(self, batch: list[_Ticket]) -> None:
         for ticket in batch:

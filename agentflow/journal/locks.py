@@ -74,10 +74,10 @@ class Ownership:
             self._mine.add(byte)
             return True
 
-    @property
-    def count(self) -> int:
-        """How many claims are this journal's."""
-        return len(self._mine)
+    def claims(self) -> list[int]:
+        """The claims that are this journal's: the run's number, and the lowest 24 bits of the epoch."""
+        with _files_lock:
+            return list(self._mine)
 
     def release(self, number: int, epoch: int) -> None:
         """Let go of that claim, if it is this journal's."""

@@ -16,7 +16,7 @@ import math
 import pickle
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, cast
 
 import orjson
@@ -43,6 +43,11 @@ UNCHANGED = frozenset({str, int, float, bool, type(None), bytes})
 _BUFFERS = frozenset({bytes, bytearray})
 
 
+@cache
+def _pickle_key(key: bytes) -> bytes:
+    return hashlib.sha256(b"agentflow pickle" + key).digest()
+
+
 class Codec:
     """Encodes and decodes under one key. `allow_pickle` says whether unknown types may be pickled, and unpickled.
 
@@ -52,7 +57,7 @@ class Codec:
     __slots__ = ("_key", "_limit", "_vault", "allow_pickle", "encrypts", "on_pickle")
 
     def __init__(self, key: bytes, *, allow_pickle: bool = True, vault: Vault | None = None) -> None:
-        self._key = hashlib.sha256(b"agentflow pickle" + key).digest()
+        self._key = _pickle_key(key)
         self._vault = vault or Vault(key, None, NO_KEYS, 0)
         #: Whether what is stored from now on is encrypted.
         self.encrypts = self._vault.encrypts

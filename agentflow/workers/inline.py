@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -48,8 +48,8 @@ from agentflow.workers.suspects import Suspects
 _PAGE = 100
 #: Seconds between two looks where the journal tells of what others do: for times that come, and for owners that died.
 _LOOK = 1.0
-#: Where less than this share of the places is free, some more may come free in a moment (seconds): one look for all.
-_SHARE, _MOMENT = 4, 0.005
+#: The share of the places that are to be free before more is claimed, unless a moment (seconds) has passed.
+_SHARE, _MOMENT = 4, 0.01
 #: How many runs in the background are remembered that wait for a place.
 _BACKLOG = 100
 
@@ -101,7 +101,7 @@ class Worker(Asking):
         self._pruning = Pruning(journal, self.options)
         self._lock = threading.Lock()
         self._changed = threading.Condition()
-        self._wake, self._drained = threading.Event(), threading.Event()
+        self._wake, self._has_room, self._drained = threading.Event(), threading.Event(), threading.Event()
         self._stopping = self._hurried = False
         self._undo = journal.subscribe(self._on_change)
         self._loop: threading.Thread | None = None
@@ -124,6 +124,7 @@ class Worker(Asking):
         """Take no more runs, and let those that are under way begin no more steps; returns at once."""
         self._stopping = True
         self._drained.set()
+        self._has_room.set()
         self._wake.set()
 
     def stop(self, *, patience: float | None = None) -> None:
@@ -189,7 +190,8 @@ class Worker(Asking):
 
     # -- inner
     def _on_change(self) -> None:
-        self._wake.set()
+        if not self._wake.is_set():
+            self._wake.set()
         with self._changed:
             self._changed.notify_all()
 
@@ -208,35 +210,49 @@ class Worker(Asking):
                 told = str(error)
             interval = self.options.settings.poll_interval
             self._wake.wait(max(interval, _LOOK) if self.journal.hears() else interval)
-            if self.places - len(self._under_way) < self.places // _SHARE:
-                self._drained.wait(_MOMENT)
+            self._let_room_grow()
             self._wake.clear()
+
+    def _let_room_grow(self) -> None:
+        """Where few places are free, more may come free in a moment; and what would only wait for a thread can wait."""
+        moment = True
+        while not self._is_hungry() and not self._stopping and (moment or self._crew.waiting):
+            self._has_room.wait(_MOMENT)
+            self._has_room.clear()
+            moment = False
+
+    def _is_hungry(self) -> bool:
+        share = self.places // _SHARE
+        return self.places - len(self._under_way) >= share >= self._crew.waiting
 
     def recover(self) -> list[str]:
         """Start whatever of these flows is due and owned by nobody; returns the ids."""
         admission = Admission(self.journal, self._under_way)
         # there may be many thousands in the background: while some are known, nobody looks for more
         known = self._limited if self._backlog else ()
-        started: list[str] = []
-        for page in self._due_runs(known):
-            started += self._begin(run for run in page if self._takes_up(run, admission))
+        started = self._begin_due(admission, known)
         waiting = list[Run]()
         while self._backlog and self.has_room() and not self._is_full():
             run = self._backlog.popleft()
             waiting += [run] if self._keeps_place(run, admission) else []
         return started + self._begin(waiting)
 
-    def _due_runs(self, without: Collection[str]) -> Iterator[list[Run]]:
-        """What is due, oldest first, for as long as there is room: as many as there are places for, then in pages."""
-        after, found_none = 0, False
-        while self.has_room():
-            taken = len(self._under_way)
-            size = _PAGE if found_none else min(_PAGE, max(1, self.places - taken))
+    def _begin_due(self, admission: Admission, without: Collection[str]) -> list[str]:
+        """Start what is due, oldest first, for as many places as are free now; those that come free have a look again.
+
+        As much is read as there are places for, and whole pages where nothing of that could begin.
+        """
+        free, after, found_none = self.places - len(self._under_way), 0, False
+        started: list[str] = []
+        while self.has_room() and len(started) < free:
+            size = _PAGE if found_none else min(_PAGE, free - len(started))
             page = self.journal.due_runs(self.options.clock(), after=after, limit=size, without=without)
-            yield page
+            begun = self._begin(run for run in page if self._takes_up(run, admission))
+            started += begun
             if len(page) < size:
-                return
-            after, found_none = page[-1].number, len(self._under_way) <= taken
+                break
+            after, found_none = page[-1].number, not begun
+        return started
 
     def _takes_up(self, run: Run, admission: Admission) -> bool:
         return self.has_room() and not self._is_set_aside(run) and self._keeps_place(run, admission)
@@ -335,6 +351,8 @@ class Worker(Asking):
                 self._under_way.pop(run_id, None)
             self._suspects.forget(run_id)
             self._rests.note(run_id, moved=moved)
+            if self._is_hungry():
+                self._has_room.set()
             self._on_change()
 
     def interrupt(self) -> None:

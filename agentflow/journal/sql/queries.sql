@@ -91,7 +91,9 @@ SELECT * FROM run WHERE number IN (SELECT number FROM below)
 SELECT run.* FROM (
   SELECT number FROM (
     SELECT number FROM run INDEXED BY run_ready WHERE number > ?1 AND state IN ('PENDING', 'RUNNING', 'CANCELLING')
-      AND flow NOT IN (SELECT value FROM json_each(?3)) ORDER BY number LIMIT ?2) AS ready
+      AND ((number << 24) | (epoch & 16777215)) NOT IN (SELECT value FROM json_each(?5))
+      AND flow NOT IN (SELECT value FROM json_each(?3))
+      ORDER BY number LIMIT ?2) AS ready
   UNION
   SELECT number FROM run INDEXED BY run_lost WHERE state = 'PAUSED' AND owner != '' AND number > ?1
   UNION

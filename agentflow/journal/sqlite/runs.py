@@ -245,17 +245,15 @@ class SqliteRuns(SqliteBase):
     def due_runs(
         self, now: float, *, after: int = 0, limit: int | None = None, without: Collection[str] = ()
     ) -> list[Run]:
-        # runs that are under way here can move, too
-        size = _PAGE if limit is None else min(_PAGE, limit + self._ownership.count)
-        moving = self._moving_runs(now, after, without, size)
+        moving = self._moving_runs(now, after, without, _PAGE if limit is None else min(_PAGE, limit))
         free = (run_from(row) for row in moving if not self._ownership.is_held(row[0], row[EPOCH]))
         return list(islice(free, limit))
 
     def _moving_runs(
         self, now: float, after: int, without: Collection[str], size: int
     ) -> Iterator[Sequence[Any]]:
-        others = orjson.dumps(list(without)).decode()
-        while page := self._all(SQL["due_runs"], (after, size, others, now)):
+        others, own = orjson.dumps(list(without)).decode(), orjson.dumps(self._ownership.claims()).decode()
+        while page := self._all(SQL["due_runs"], (after, size, others, now, own)):
             yield from page
             if len(page) < size:
                 return
