@@ -7,7 +7,7 @@ from typing import Any
 import apsw
 
 from agentflow.errors import JournalOpenError
-from agentflow.journal.sql import migrations, to_apply
+from agentflow.journal.sql import migrations, renumbered, to_apply
 
 _LEDGER = (
     "CREATE TABLE IF NOT EXISTS migration "
@@ -28,6 +28,8 @@ def migrate(connection: apsw.Connection, where: str) -> None:
     try:
         _check_owner(connection, where)
         connection.execute(_LEDGER)
+        for then, now in renumbered(known, _applied(connection)).items():
+            connection.execute("UPDATE migration SET number = ? WHERE number = ?", (now, then))
         done = _applied(connection)
         for migration in to_apply(known, done, where, "choose another AGENTFLOW_HOME"):
             connection.execute(migration.text).fetchall()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -16,9 +17,10 @@ import pytest
 from agentflow.journal import schema
 from agentflow.journal.commits import connect
 from agentflow.journal.postgres import PostgresJournal
+from agentflow.journal.postgres.schema import FIRST_OF_ALL
 from agentflow.journal.postgres.statements import FOLDER
 from agentflow.journal.protocol import Journal
-from agentflow.journal.sql import migrations
+from agentflow.journal.sql import Migration, migrations
 from agentflow.journal.sqlite import SqliteJournal
 from agentflow.model.states import StateType
 from tests.faults import Measured
@@ -60,12 +62,35 @@ def statements(columns: dict[str, set[str]], mark: str) -> Iterator[tuple[str, l
         yield f"INSERT INTO {table} ({names}) VALUES ({', '.join([mark] * len(known))})", list(known.values())  # noqa: S608 - our own names
 
 
+#: Migrations that once had the number of the one before them, and what there was with them.
+SWAPPED = {"retention": 7, "identity": 12}
+SWAPPED_ON_POSTGRES = {"identity": 7}
+
+
+def as_swapped(known: tuple[Migration, ...], number: int) -> tuple[Migration, ...]:
+    """The migrations up to one that had the number of the one before it, which was not there yet."""
+    return (*known[: number - 2], known[number - 1]._replace(number=number - 1))
+
+
+def as_at_first(known: tuple[Migration, ...]) -> tuple[Migration, ...]:
+    """PostgreSQL's first migration as it was at first."""
+    text = known[0].text.replace("  on_cancellation BIGINT NOT NULL DEFAULT 0,\n", "")
+    checksum = hashlib.sha256(text.encode()).hexdigest()
+    assert checksum == FIRST_OF_ALL
+    return (known[0]._replace(text=text, checksum=checksum),)
+
+
 def old_file(path: Path, number: int) -> Path:
     """A database as it was when the schema had that number, with data."""
+    return made_file(path, migrations()[:number])
+
+
+def made_file(path: Path, applied: tuple[Migration, ...]) -> Path:
+    """A database that has seen those migrations, with data."""
     connection = apsw.Connection(str(path))
     connection.pragma("journal_mode", "wal")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(schema, "migrations", lambda: migrations()[:number])
+        patch.setattr(schema, "migrations", lambda: applied)
         schema.migrate(connection, str(path))
     columns = {
         table: {name for _, name, *_ in connection.execute(f"PRAGMA table_info({table})")} for table in DATA
@@ -78,6 +103,11 @@ def old_file(path: Path, number: int) -> Path:
 
 def old_schema(server: PostgresServer, number: int) -> str:
     """The same in a schema of PostgreSQL; returns its address."""
+    return made_schema(server, migrations(FOLDER)[:number])
+
+
+def made_schema(server: PostgresServer, applied: tuple[Migration, ...]) -> str:
+    """A schema that has seen those migrations, with data; returns its address."""
     url = server.url()
     name = url.partition("schema=")[2]
     with psycopg.connect(url.partition("?")[0], autocommit=True) as db:
@@ -85,7 +115,7 @@ def old_schema(server: PostgresServer, number: int) -> str:
         db.execute(
             b"CREATE TABLE migration (number BIGINT PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL)"
         )
-        for migration in migrations(FOLDER)[:number]:
+        for migration in applied:
             db.execute(migration.text.encode())
             db.execute(
                 b"INSERT INTO migration VALUES (%s, %s, %s)", (migration[0], migration[1], migration[3])
@@ -156,6 +186,44 @@ def test_a_postgres_schema_of_each_number_is_upgraded_with_its_data(
     journal.close()
     fault(1, lost=missing)
     assert missing == 0
+
+
+@pytest.mark.parametrize("name", SWAPPED)
+def test_a_file_that_has_seen_a_migration_under_another_number_is_upgraded(tmp_path: Path, name: str) -> None:
+    """It gets the one that it has not seen, and ends as any other."""
+    applied = as_swapped(migrations(), SWAPPED[name])
+    assert applied[-1].name == name
+    journal = SqliteJournal(made_file(tmp_path / "j.db", applied), KEY)
+    assert check_data(journal) == 0
+    assert journal.facts()["schema"] == SQLITE
+    journal.close()
+
+
+def columns_of(url: str) -> list[Any]:
+    """The columns of runs, in their order."""
+    plain, _, name = url.partition("?schema=")
+    with psycopg.connect(plain) as db:
+        return db.execute(
+            b"SELECT column_name, data_type FROM information_schema.columns "
+            b"WHERE table_schema = %s AND table_name = 'run' ORDER BY ordinal_position",
+            (name,),
+        ).fetchall()
+
+
+@pytest.mark.service
+@pytest.mark.parametrize("name", ["initial", *SWAPPED_ON_POSTGRES])
+def test_a_postgres_schema_of_an_early_version_is_upgraded(postgres: PostgresServer, name: str) -> None:
+    """One without a column that the first migration has now; one that has seen a migration under another number."""
+    known = migrations(FOLDER)
+    applied = as_at_first(known) if name == "initial" else as_swapped(known, SWAPPED_ON_POSTGRES[name])
+    assert applied[-1].name == name
+    old, fresh = made_schema(postgres, applied), postgres.url()
+    PostgresJournal(fresh, KEY).close()
+    journal = PostgresJournal(old, KEY)
+    assert columns_of(old) == columns_of(fresh)
+    assert check_data(journal) == 0
+    assert journal.facts()["schema"] == POSTGRES
+    journal.close()
 
 
 @pytest.mark.fault(16, "killed in the middle of an upgrade")

@@ -44,6 +44,12 @@ def migrations(folder: str = "") -> tuple[Migration, ...]:
     return tuple(found)
 
 
+def renumbered(known: tuple[Migration, ...], done: Mapping[int, str]) -> dict[int, int]:
+    """Migrations that a database has seen when they had another number: it then, and now."""
+    today = {migration.checksum: migration.number for migration in known}
+    return {then: today[checksum] for then, checksum in done.items() if today.get(checksum, then) != then}
+
+
 def to_apply(
     known: tuple[Migration, ...], done: Mapping[int, str], where: str, way_out: str
 ) -> list[Migration]:
@@ -60,6 +66,9 @@ def to_apply(
         raise JournalOpenError(message)
     for migration in known:
         if done.get(migration.number, migration.checksum) != migration.checksum:
-            message = f"{where}: migration {migration.number} differs from the one that was applied"
+            message = (
+                f"{where}: migration {migration.number} differs from the one that was applied; use the version of "
+                f"agentflow that has made it, or {way_out}"
+            )
             raise JournalOpenError(message)
     return [migration for migration in known if migration.number not in done]
