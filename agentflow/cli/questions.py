@@ -62,9 +62,18 @@ def ways_to_decide(wait: Wait) -> list[str]:
         WaitKind.APPROVAL: ("approve ID", "edit ID --arg name=value", "deny ID"),
         WaitKind.IN_DOUBT: ("happened ID --result JSON", "run-again ID", "fail ID"),
         WaitKind.DIVERGENCE: ("continue ID", "fail ID"),
-        WaitKind.INPUT: ("answer ID VALUE", "deny ID"),
+        WaitKind.INPUT: (f"answer ID {_example(wait.schema)}", "deny ID"),
     }
-    return [f"agentflow approvals {verb.replace('ID', wait.id)}" for verb in verbs.get(wait.kind, ())]
+    return [f"agentflow approvals {verb.replace('ID', wait.id, 1)}" for verb in verbs.get(wait.kind, ())]
+
+
+def _example(schema: dict[str, Any]) -> str:
+    """How an answer is written in a shell: an object with its defaults, and the types of what has none."""
+    parts: dict[str, Any] = schema.get("properties") or {}
+    if not parts:
+        return "true" if schema.get("type") == "boolean" else "VALUE"
+    whole = {name: part.get("default", f"<{part.get('type', name)}>") for name, part in parts.items()}
+    return shlex.quote(orjson.dumps(whole).decode())
 
 
 def question_panel(wait: Wait) -> RenderableType:

@@ -175,7 +175,9 @@ def test_paused(shell: Shell) -> None:
     path = program(shell, ROOT / "docs" / "waiting.md", "paused.py")
     first = shell("run", path, "--json").json()["waiting_for"][0]["id"]
     second = shell("approvals", "answer", first, "true", "--resume", "--json").json()["waiting_for"][0]["id"]
-    assert "Where does A-17 go?" in shell.look("approvals", "show", second).out
+    asked = shell.look("approvals", "show", second)
+    assert "Where does A-17 go?" in asked.out
+    assert f"""approvals answer {second} '{{"town":"Bern","express":false}}'""" in asked.err
     done = shell("approvals", "answer", second, '{"express": true}', "--resume")
     assert (done.code, done.out) == (0, "A-17 to Bern, express\n")
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pytest
@@ -102,6 +102,46 @@ def test_a_cached_call_of_another_run_is_not_made_again() -> None:
 def test_equal_inputs_are_equal_by_type_and_value(first: Any, second: Any, ran: int) -> None:
     """1, 1.0 and True differ; how a call is written does not matter."""
     assert both(memory(), task(cache_policy=INPUTS)(echo), first, second) == ran
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+def test_how_a_call_is_written_makes_no_difference(colour: str) -> None:
+    """By position, by name in any order, with what is the default anyway; a future counts as its value."""
+
+    @task(name="total", cache_policy=INPUTS)
+    def total(a: int, b: int = 2, c: int = 3) -> int:
+        CALLS.append((a, b, c))
+        return a + b + c
+
+    @task(name="total", cache_policy=INPUTS)
+    async def total_async(a: int, b: int = 2, c: int = 3) -> int:
+        return total.fn(a, b, c)
+
+    @task
+    def one() -> int:
+        return 1
+
+    ways: list[tuple[Any, dict[str, Any]]] = [
+        ((1, 2, 3), {}), ((1,), {"b": 2}), ((), {"c": 3, "b": 2, "a": 1}), ((1,), {}), ((), {"c": 3, "a": None}),
+    ]  # fmt: skip
+
+    def written(named: dict[str, Any]) -> dict[str, Any]:
+        """A future stands for the None."""
+        return {name: one.submit() if value is None else value for name, value in named.items()}
+
+    @flow
+    def run(way: int) -> int:
+        args, named = ways[way]
+        return cast("Any", total)(*args, **written(named))
+
+    @flow
+    async def run_async(way: int) -> int:
+        args, named = ways[way]
+        return await cast("Any", total_async)(*args, **written(named))
+
+    journal, made = memory(), run if colour == "sync" else run_async
+    assert [start(made, way, journal=journal).value for way in range(len(ways))] == [6] * len(ways)
+    assert CALLS == [(1, 2, 3)]
 
 
 def test_two_tasks_never_share_a_result() -> None:
