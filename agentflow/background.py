@@ -71,6 +71,7 @@ def background_flow(task: Any) -> Flow[..., Any]:
         name=PREFIX + task.name,
         description=task.policy.description,
         validate_parameters=False,
+        retries=0,  # the task has its own
         tags=task.policy.tags,
     )
 

@@ -29,7 +29,7 @@ from agentflow.engine.generators import gathering
 from agentflow.engine.limits import limit_config, limits_of_run
 from agentflow.engine.logs import record_prints
 from agentflow.engine.places import TaskRunner
-from agentflow.engine.policy import StepPolicy, retry_delays
+from agentflow.engine.policy import StepPolicy
 from agentflow.engine.runtime import LOOP
 from agentflow.engine.step import Call, execute, execute_now
 from agentflow.engine.tags import check_tags
@@ -60,7 +60,7 @@ from agentflow.naming import RunName, name_maker
 from agentflow.payloads.digests import canonical
 from agentflow.rerunning import Reruns
 from agentflow.signatures import Binder, adapter_schema
-from agentflow.task_options import RetryDelay, check_options, check_parameters
+from agentflow.task_options import RetryDelay, check_options, check_parameters, retries_of
 
 __all__ = ["Flow", "default_options", "flow"]
 
@@ -79,7 +79,7 @@ class Flow(Reruns, Deployable, FlowHooks, Generic[P, R_co]):
         name: str | None = None,
         version: str = "",
         description: str | None = None,
-        retries: int = 0,
+        retries: int | None = None,
         retry_delay_seconds: RetryDelay = None,
         timeout_seconds: float | None = None,
         task_runner: TaskRunner | type[TaskRunner] | None = None,
@@ -97,7 +97,7 @@ class Flow(Reruns, Deployable, FlowHooks, Generic[P, R_co]):
         if not callable(fn):
             message = f"@flow wants a function, not {fn!r}"
             raise DefinitionTypeError(message)
-        delays = retry_delays(retry_delay_seconds, retries)
+        retries, delays = retries_of("flow", retries, retry_delay_seconds)
         check_options(name or default_name(fn), retries, delays, timeout_seconds)
         self.fn = fn
         #: The function as it was given; `fn` has the receiver of a bound method already.
@@ -440,7 +440,8 @@ def flow(fn: Any = None, /, **options: Any) -> Any:  # noqa: D417 - the options 
         name: How its runs are called; default: its qualified name.
         version: A label of yours.
         description: What it does, for people and models; default: its docstring.
-        retries: How often a failed run's body is run again; what is recorded before the culprits is reused.
+        retries: How often a failed run's body is run again; what is recorded before the culprits is reused. Default:
+            ``AGENTFLOW_FLOW_RETRIES``, else 0.
         retry_delay_seconds: Seconds before each retry: a number, a list, or a function of the number of retries.
         timeout_seconds: Limit of one attempt.
         task_runner: Where the bodies of the tasks run that it submits: a runner of agentflow.task_runners. Default:

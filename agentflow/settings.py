@@ -69,6 +69,13 @@ class Settings:
     max_runs: int = 64
     #: How many processes of their own runs have at once (``agentflow serve --isolate``); others wait.
     max_processes: int = 16
+    #: Retries of tasks that say nothing of them (not of side effects), and the seconds before each, of tasks that say
+    #: nothing of those; read where a task is declared.
+    task_retries: int = 0
+    task_retry_delay_seconds: float = 0.0
+    #: The same for flows.
+    flow_retries: int = 0
+    flow_retry_delay_seconds: float = 0.0
     #: Level of what `get_run_logger` records.
     log_level: str = "INFO"
     #: Port of ``agentflow serve``.

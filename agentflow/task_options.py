@@ -7,7 +7,7 @@ import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from agentflow.approvals.policies import policy_from
 from agentflow.callables import identity_of, source_digest
@@ -19,6 +19,7 @@ from agentflow.engine.transaction_hooks import named_hooks
 from agentflow.errors import DefinitionError, DefinitionTypeError
 from agentflow.hooks import sees_state
 from agentflow.naming import RunName, name_maker
+from agentflow.settings import Settings
 from agentflow.signatures import Binder
 
 RetryDelay = float | Sequence[float] | Callable[[int], Sequence[float]] | None
@@ -31,7 +32,7 @@ def build_policy(
     binder: Binder,
     *,
     description: str | None = None,
-    retries: int = 0,
+    retries: int | None = None,
     retry_delay_seconds: RetryDelay = None,
     retry_jitter_factor: float = 0.0,
     retry_condition_fn: Callable[..., bool | Awaitable[bool]] | None = None,
@@ -53,10 +54,11 @@ def build_policy(
     on_rollback: Sequence[TransactionHook] = (),
 ) -> StepPolicy:
     """The policy of a task. Raises `DefinitionError` for options that contradict each other."""
+    count, delays = retries_of("task", retries, retry_delay_seconds, may_repeat=not side_effect)
     result = StepPolicy(
         name=name,
-        retries=retries,
-        retry_delays=retry_delays(retry_delay_seconds, retries),
+        retries=count,
+        retry_delays=delays,
         retry_jitter_factor=retry_jitter_factor,
         retry_condition=retry_condition_fn,
         timeout_seconds=timeout_seconds,
@@ -85,6 +87,26 @@ def build_policy(
     )
     check_policy(result)
     return replace(result, plain=result.is_plain())
+
+
+def retries_of(
+    kind: Literal["task", "flow"], retries: int | None, delays: RetryDelay, *, may_repeat: bool = True
+) -> tuple[int, tuple[float, ...]]:
+    """The retries of a task or flow and their delays: what it says, else what the settings say of all.
+
+    Not `may_repeat`: nothing is said of it but by itself.
+    """
+    if retries is None and not may_repeat:
+        retries = 0
+    if retries is None or (retries and delays is None):
+        settings = Settings.from_environment()
+        task = kind == "task"
+        if retries is None:
+            retries = settings.task_retries if task else settings.flow_retries
+        if delays is None:
+            delays = settings.task_retry_delay_seconds if task else settings.flow_retry_delay_seconds
+            delays = delays or None
+    return retries, retry_delays(delays, retries)
 
 
 #: The options of a task, but for its name and its hooks.

@@ -443,7 +443,7 @@ def task(fn: Any = None, /, **options: Any) -> Any:  # noqa: D417 - the options 
         fn: The function, sync or async, a method included.
         name: How its steps are called; default: its qualified name.
         description: What it does, for people who sign it; default: its docstring.
-        retries: How often a failed call is made again.
+        retries: How often a failed call is made again; default: ``AGENTFLOW_TASK_RETRIES``, else 0.
         retry_delay_seconds: Seconds before each retry: a number, a list (its last item repeats), or a function of the
             number of retries such as ``exponential_backoff(2)``.
         retry_jitter_factor: A delay grows by up to this share of itself, at random.

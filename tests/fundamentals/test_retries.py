@@ -360,6 +360,43 @@ def test_senseless_options_are_refused_at_definition(policy: Any) -> None:
         flow(**policy)(lambda: 1)
 
 
+@pytest.mark.parametrize("colour", ["sync", "async"])
+def test_retries_may_be_said_of_all(colour: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the environment, for those that say nothing of them; a side effect says it itself."""
+    for name, value in (("TASK_RETRIES", "2"), ("TASK_RETRY_DELAY_SECONDS", "7"), ("FLOW_RETRIES", "1")):
+        monkeypatch.setenv(f"AGENTFLOW_{name}", value)
+    ran: list[str] = []
+
+    @task
+    def fails() -> None:
+        ran.append("task")
+        raise ValueError
+
+    @task
+    async def fails_async() -> None:
+        ran.append("task")
+        raise ValueError
+
+    @flow
+    def run() -> None:
+        ran.append("flow")
+        fails()
+
+    @flow
+    async def run_async() -> None:
+        ran.append("flow")
+        await fails_async()
+
+    clock = Clock()
+    start(run if colour == "sync" else run_async, using=options(clock))
+    assert ran == ["flow", "task", "task", "task"] * 2
+    assert [seconds for seconds in clock.slept if seconds] == [7, 7] * 2
+    assert task(retries=0)(fails.fn).policy.retries == flow(retries=0)(run.fn).policy.retries == 0
+    assert task(retries=1, retry_delay_seconds=3)(fails.fn).policy.retry_delays == (3,)
+    assert task(side_effect=True)(fails.fn).policy.retries == 0
+    assert task(side_effect=True, idempotent=True)(fails.fn).policy.retries == 0
+
+
 def test_a_failed_run_is_failed() -> None:
     """After the last retry the run's state says so."""
 
