@@ -43,6 +43,7 @@ from agentflow.workers.crew import Crew
 from agentflow.workers.pruning import Pruning
 from agentflow.workers.rests import Rests
 from agentflow.workers.suspects import Suspects
+from agentflow.workers.times import Times
 
 #: How many runs that are due are read at once.
 _PAGE = 100
@@ -97,6 +98,7 @@ class Worker(Asking):
         self._under_way: dict[str, Kind] = {}
         self._backlog: deque[Run] = deque()  # waiting for a place
         self._rests = Rests(self.options.clock)
+        self._times = Times(self.options.clock)
         self._suspects = Suspects(journal, self.options, on_error)
         self._pruning = Pruning(journal, self.options)
         self._lock = threading.Lock()
@@ -209,7 +211,8 @@ class Worker(Asking):
                     self._on_error(f"cannot look for runs to recover: {error}")
                 told = str(error)
             interval = self.options.settings.poll_interval
-            self._wake.wait(max(interval, _LOOK) if self.journal.hears() else interval)
+            longest = max(interval, _LOOK) if self.journal.hears() else interval
+            self._wake.wait(self._times.until_next(longest))
             self._let_room_grow()
             self._wake.clear()
 
@@ -413,6 +416,7 @@ class InlineWorker(Worker):
         finally:
             with self._lock:
                 self._active.pop(run_id, None)
+        self._times.note(wait.due for wait in outcome.waiting_for)
         return outcome.state.is_final or outcome.tally.executed > 0
 
     def make_room(self) -> None:
