@@ -53,6 +53,7 @@ def build() -> App:
     app.command(deployments.deploy)
     app.command(deployments.app)
     app.command(serving.serve)
+    app.command(serving.server)
     app.command(serving.work, name="worker")
     app.command(serving.app)
     app.command(tasks.app)

@@ -1,4 +1,4 @@
-"""``agentflow serve``, ``worker`` and ``mcp``: flows kept ready for people and programs; heavy imports inside."""
+"""``agentflow serve``, ``server``, ``worker`` and ``mcp``: flows kept ready for use; heavy imports inside."""
 
 from __future__ import annotations
 
@@ -84,6 +84,24 @@ def serve(
         on_ready=ready,
     )
     return COMPLETED
+
+
+def server(
+    *,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    token: Annotated[str | None, Parameter(env_var="AGENTFLOW_TOKEN")] = None,
+    allowed_host: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+) -> int:
+    """Serve pages, REST API and MCP (/mcp) without running any flow: `agentflow worker` does that, where the code is.
+
+    Args:
+        host: Where to listen; default: 127.0.0.1. Anything but this machine itself needs a token.
+        port: Default: AGENTFLOW_PORT, else 4300; 0 = any free one.
+        token: What clients must show (also AGENTFLOW_TOKEN in the environment).
+        allowed_host: Another name under which the server may be called; repeatable.
+    """
+    return serve(host=host, port=port, token=token, allowed_host=allowed_host)
 
 
 def work(*files: str, isolate: Annotated[bool, Parameter(negative=())] = False) -> int:

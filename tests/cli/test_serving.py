@@ -48,6 +48,28 @@ def test_serve_puts_everything_together(shell: Shell) -> None:
     assert "flows    payment" in done.err
 
 
+def test_a_server_and_a_program_elsewhere_share_a_journal(shell: Shell, tmp_path: Path) -> None:
+    """The server runs nothing; who has its address and a key runs flows, and people see them at the server."""
+    server = shell.start("server", "--port", "0")
+    assert server.stdout is not None
+    url = server.stdout.readline().strip()
+    try:
+        key = shell("keys", "create", "elsewhere").out.strip()
+        there = {
+            "AGENTFLOW_HOME": str(tmp_path / "elsewhere"),
+            "AGENTFLOW_API_URL": url,
+            "AGENTFLOW_API_KEY": key,
+        }
+        done = shell("run", f"{FLOWS}:doubled", "-p", "numbers=[1, 2]", "--json", **there)
+        assert (done.code, done.json()["result"]) == (0, 6), done.err
+        seen = httpx2.get(f"{url}/api/runs/{done.json()['run_id']}")
+        assert seen.json()["state"] == "COMPLETED"
+    finally:
+        server.send_signal(signal.SIGTERM)
+        stopped = ended(server)
+    assert (stopped.code, "flows    none" in stopped.err) == (0, True)
+
+
 INITIALIZE = {
     "protocolVersion": "2025-06-18",
     "capabilities": {},
