@@ -25,6 +25,7 @@ from agentflow.engine.waiting import waker_of
 from agentflow.errors import (
     AgentflowError,
     NotResumableError,
+    OtherKeyError,
     ParameterError,
     RunFinishedError,
     RunOwnedError,
@@ -344,7 +345,10 @@ class Worker(Asking):
         try:
             moved = self.live(flow, run_id)
         except (RunOwnedError, RunFinishedError):  # somebody else was faster
-            pass
+            self._rests.leave(run_id)
+        except OtherKeyError as error:
+            self._on_error(str(error))
+            self._rests.leave(run_id)
         except (ParameterError, NotResumableError) as error:
             self._on_error(f"run {run_id}: {error}")
         except (AgentflowError, Unwinding) as error:

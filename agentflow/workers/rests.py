@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import NamedTuple
 
 #: Seconds before the third life in a row that got nowhere, and at the most.
@@ -27,8 +28,14 @@ class Rests:
         """Whether the run is left alone now."""
         return bool(self._rests) and self._clock() < self._rests.get(run_id, _Rest()).until
 
+    def leave(self, run_id: str) -> None:
+        """Leave the run alone for as long as this process lives: nothing could change until then."""
+        self._rests[run_id] = _Rest(0, inf)
+
     def note(self, run_id: str, *, moved: bool) -> None:
         """A life of the run is over; `moved`: it got somewhere."""
+        if self._rests.get(run_id, _Rest()).until == inf:
+            return
         if moved:
             self._rests.pop(run_id, None)
             return

@@ -1,14 +1,21 @@
-"""What a worker says of a journal that cannot be reached: each reason once, and when it is over."""
+"""What a worker says of what it cannot do: each reason once, and when it is over."""
 
 from __future__ import annotations
 
 import threading
+import time
+from pathlib import Path
 from typing import Any
 
+from agentflow import flow, task
 from agentflow.errors import JournalUnavailable
 from agentflow.flows import default_options
 from agentflow.journal.memory import MemoryJournal
+from agentflow.journal.sqlite import SqliteJournal
+from agentflow.model.runs import Origin
+from agentflow.model.states import StateType
 from agentflow.workers.inline import InlineWorker
+from tests.fundamentals.lives import Death, die, resume
 
 PATIENCE = 60.0
 
@@ -42,3 +49,50 @@ def test_the_same_complaint_is_made_once() -> None:
         "cannot look for runs to recover: away",
         "looks for runs to recover again",
     ]
+
+
+@task
+def first() -> int:
+    return 1
+
+
+@flow
+def begun() -> int:
+    if first() and MORTAL[0]:
+        raise Death
+    return 2
+
+
+MORTAL = [True]
+
+
+def over(journal: SqliteJournal, run_id: str) -> bool:
+    run = journal.get_run(run_id)
+    return run is not None and run.state.is_final
+
+
+def test_a_run_that_was_begun_under_another_key_is_left_alone(tmp_path: Path) -> None:
+    """It is told once what is missing; who has the key goes on with the run."""
+    ours, theirs = (SqliteJournal(tmp_path / "j.db", key * 32) for key in (b"a", b"b"))
+    MORTAL[0] = True
+    run_id = die(begun, journal=ours)
+    MORTAL[0] = False
+    said, told = list[str](), threading.Event()
+
+    def hear(line: str) -> None:
+        said.append(line)
+        told.set()
+
+    using = default_options(0.0)
+    with InlineWorker(theirs, {"begun": begun}, options=using, on_error=hear):
+        assert told.wait(PATIENCE)
+        later = theirs.create_run(begun.new_run({}, theirs, using, Origin.PERSON), state=StateType.PENDING)
+        deadline = time.monotonic() + PATIENCE
+        while not over(theirs, later.id):  # it has looked at both since
+            assert time.monotonic() < deadline
+    assert len(ours.lives(1)) == 2
+    (line,) = said
+    assert (run_id in line, "copy the file `key`" in line) == (True, True)
+    assert resume(begun, run_id, ours).tally.reused == 1
+    for journal in (ours, theirs):
+        journal.close()
