@@ -345,7 +345,7 @@ class Worker(Asking):
         try:
             moved = self.live(flow, run_id)
         except (RunOwnedError, RunFinishedError):  # somebody else was faster
-            self._rests.leave(run_id)
+            pass
         except OtherKeyError as error:
             self._on_error(str(error))
             self._rests.leave(run_id)
