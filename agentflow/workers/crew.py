@@ -31,9 +31,9 @@ class _Job(NamedTuple):
 class Crew:
     """Threads, and the jobs that wait for one. The threads end with the process, whatever they do."""
 
-    def __init__(self, cpu: Callable[[], float] = time.process_time) -> None:
-        """`cpu`: seconds for which this process has computed."""
-        self._cpu = cpu
+    def __init__(self, cpu: Callable[[], float] | None = None) -> None:
+        """`cpu`: seconds for which this process has computed; default: the system's."""
+        self._cpu = cpu or time.process_time
         self._jobs: deque[_Job] = deque()
         #: Threads without a job; how many threads have been called to take one, and have not yet.
         self._idle = self._called = 0

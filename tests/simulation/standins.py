@@ -193,7 +193,7 @@ def time_of(turns: Turns) -> SimpleNamespace:
     def now() -> float:
         return turns.now
 
-    return SimpleNamespace(time=now, monotonic=now, perf_counter=now)
+    return SimpleNamespace(time=now, monotonic=now, perf_counter=now, process_time=lambda: 0.0)
 
 
 def future_of(threads: SimpleNamespace) -> type[Any]:
