@@ -106,9 +106,7 @@ class Crew:
                         self._width = max(1, self._width // 2)
                     else:
                         self._width = min(2 * self._width, len(self._jobs) + 1)
-                    with suppress(
-                        RuntimeError
-                    ):  # the system gives no more threads: the jobs wait for those there are
+                    with suppress(RuntimeError):  # no more threads: the jobs wait for those there are
                         self._join(min(self._lacks(), len(self._jobs)))
             self._is_paced = False
 
