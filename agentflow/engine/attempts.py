@@ -128,7 +128,7 @@ async def run_attempts(
     counted = False
     while True:
         if run.guarded:
-            await hold(run, call.frame, rt, inline=not call.own)
+            await hold(run, call.frame, rt, inline=not call.own, work=call.work)
         child = body_frame(call, place, record, attempt)
         child.counted = child.counted or counted
         if look is not None and look.is_locked:

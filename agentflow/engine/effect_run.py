@@ -190,7 +190,7 @@ async def _run_effect(call: Call, place: Place, permission: Permission, attempt:
     call.args, call.kwargs = permission.args, permission.kwargs
     while True:
         if run.guarded:
-            await hold(run, frame, rt, inline=not call.own)
+            await hold(run, frame, rt, inline=not call.own, work=call.work)
         child = body_frame(call, place, None, attempt)
         child.executed = permission.executed
         above = start_rows(frame)

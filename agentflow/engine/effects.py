@@ -185,7 +185,7 @@ async def _unclaimed(call: Call, rt: Runtime) -> Record | None:
             return None
         await rt.pause(call.run, _HOLD_NAP)
         if call.run.guarded:
-            await hold(call.run, call.frame, rt, inline=not call.own)
+            await hold(call.run, call.frame, rt, inline=not call.own, work=call.work)
     return others[0]
 
 

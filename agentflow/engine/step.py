@@ -261,7 +261,7 @@ async def execute(call: Call, rt: Runtime) -> Any:
     try:
         if run.guarded:
             run.check_call(frame)
-            await hold(run, frame, rt, inline=not call.own)
+            await hold(run, frame, rt, inline=not call.own, work=call.work)
         place = call.place() if call.own else (call.key, frame.branch, call.occurrence)
         if not policy.plain or (run.tag_limits and _is_limited(call)):
             return await _full(call, place, rt)

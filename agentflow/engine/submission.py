@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentflow.engine import branches
 from agentflow.engine.context import CURRENT
+from agentflow.engine.crew import crew
 from agentflow.engine.endings import Ending, not_ready
 from agentflow.engine.futures import INSIDE, TaskFuture
 from agentflow.engine.runtime import INLINE, LOOP, Loop, drive, running_loop
@@ -167,24 +168,40 @@ def _head(queue: deque[tuple[int, Work]]) -> int:
 
 
 class Threads(Lane):
-    """Threads of one run: as many bodies at once as allowed, not counting those that block on others."""
+    """Places in the crew for one run: as many bodies at once as allowed, not counting those that block on others."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(limit, self._begin)
 
-    def _begin(self, work: Work) -> None:
-        threading.Thread(target=self._loop, args=(work,), name="agentflow-task", daemon=True).start()
+    def lend(self) -> None:
+        """A work waits for others: its place is free, and its thread holds up nothing."""
+        crew().step_aside()
+        super().lend()
 
-    def _loop(self, first: Work) -> None:
-        work: Work | None = first
-        while work is not None:
-            sit(Seat(self))
+    def stand(self) -> None:
+        """A work waits for a slot of a limit; see `Lane`."""
+        crew().step_aside()
+        super().stand()
+
+    def _begin(self, work: Work) -> None:
+        try:
+            crew().start(partial(self._do, work), "agentflow-task")
+        except RuntimeError as error:  # the system gives no more threads
+            work.future.fail(error)
+            self._is_over(work)
+
+    def _do(self, work: Work) -> None:
+        sit(Seat(self))
+        try:
             if not work.is_dead():
-                work.run.moving.add(work)
                 _execute_here(work)
-            work.run.moving.discard(work)
-            self.take_back_unused()
-            work = self.next()
+        finally:
+            sit(None)
+            self._is_over(work)
+
+    def _is_over(self, work: Work) -> None:
+        work.run.moving.discard(work)
+        super().lend()
 
 
 def _execute_here(work: Work) -> None:

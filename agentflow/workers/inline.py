@@ -20,6 +20,7 @@ from agentflow.background import background_flow
 from agentflow.beginning import code_of, leaving
 from agentflow.claiming import loaded
 from agentflow.engine.active import ActiveRun, Options
+from agentflow.engine.crew import Crew
 from agentflow.engine.flow_run import run_blocking
 from agentflow.engine.waiting import waker_of
 from agentflow.errors import (
@@ -40,7 +41,6 @@ from agentflow.model.states import StateType
 from agentflow.tasks import Task
 from agentflow.workers.admission import Admission, Kind, kind_of
 from agentflow.workers.asking import LAST_MOMENT, Asking
-from agentflow.workers.crew import Crew
 from agentflow.workers.pruning import Pruning
 from agentflow.workers.rests import Rests
 from agentflow.workers.suspects import Suspects

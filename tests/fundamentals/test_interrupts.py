@@ -261,10 +261,11 @@ def test_a_process_that_is_to_end_lets_running_steps_end_and_begins_no_more(colo
 
 def test_a_process_that_is_to_end_waits_for_bodies_in_other_threads() -> None:
     """One that is at work when the others are held still ends, recorded."""
-    journal, go, done = memory(), threading.Event(), list[int]()
+    journal, begun, go, done = memory(), threading.Event(), threading.Event(), list[int]()
 
     @task
     def slow(number: int) -> int:
+        begun.set()
         go.wait(5)
         time_passes()
         done.append(number)
@@ -276,6 +277,7 @@ def test_a_process_that_is_to_end_waits_for_bodies_in_other_threads() -> None:
 
     @task
     def begin() -> None:
+        assert begun.wait(60)
         drain(journal)
         go.set()
 
@@ -288,6 +290,7 @@ def test_a_process_that_is_to_end_waits_for_bodies_in_other_threads() -> None:
     with pytest.raises(Stopping):
         start(run, journal=journal, using=patient())
     started = len(done)
+    assert started
     assert len(rows(journal, "completed", name="slow")) == started
     assert resume(run, last_run(journal), journal).value == 6
     assert sorted(done) == [1, 2, 3]

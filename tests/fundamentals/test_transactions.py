@@ -218,7 +218,7 @@ def test_every_way_to_call_a_step_counts(how: str) -> None:
                 book.submit("hotel")
                 book.submit("car").result()
             elif how == "map":
-                book.map(["hotel", "car"])
+                book.map(["hotel", "car"]).wait()
             else:
                 package()
             raise ValueError(how)

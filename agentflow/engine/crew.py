@@ -1,23 +1,25 @@
-"""Threads for the lives of runs: as many as wait at once, not as many as there are runs.
+"""Threads for lives of runs and for submitted tasks: as many as wait at once, not as many as there are.
 
 Python executes one thread at a time, and passing its lock between many that only compute takes longer than their work
-does. So a thread that has ended a life takes the next one, and another thread joins in only where lives are held up:
-because those under way wait for something (a disk, the network), or because one takes long.
+does. So a thread that has ended a job takes the next one, and another thread joins in only where jobs are held up:
+because those under way wait for something (a disk, the network, each other), or because one takes long.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context
+from functools import cache
 from typing import NamedTuple
 
-#: Seconds for which a thread waits for another life.
+#: Seconds for which a thread waits for another job.
 _PATIENCE = 5.0
-#: Seconds between two looks at whether lives are held up; one that takes longer holds up no other.
+#: Seconds between two looks at whether jobs are held up; one that takes longer holds up no other.
 _LOOK = 0.002
 #: The share of a look in which the process must have computed to be busy.
 _BUSY = 0.75
@@ -65,6 +67,13 @@ class Crew:
             except RuntimeError:
                 self._jobs.remove(job)
                 raise
+
+    def step_aside(self) -> None:
+        """The job of the calling thread waits for others from now on: it holds up none of them."""
+        with self._lock:
+            if self._since.pop(threading.get_ident(), None) is not None and self._jobs and self._lacks() > 0:
+                with suppress(RuntimeError):
+                    self._join(1)
 
     # -- under the lock
     def _lacks(self) -> int:
@@ -117,19 +126,20 @@ class Crew:
         return bool(self._jobs)
 
     def _work(self) -> None:
-        me = threading.current_thread()
+        me, goes_on = threading.current_thread(), False
         try:
-            while (job := self._next(threading.get_ident())) is not None:
-                me.name = job.name
+            while (job := self._next(threading.get_ident(), goes_on=goes_on)) is not None:
+                me.name, goes_on = job.name, True
                 Context().run(job.call)
         finally:
             with self._lock:
                 self._since.pop(threading.get_ident(), None)
 
-    def _next(self, thread: int) -> _Job | None:
-        """A job; None where there is none for long."""
+    def _next(self, thread: int, *, goes_on: bool) -> _Job | None:
+        """A job; None where there is none for long. `goes_on`: the thread has just ended one."""
         with self._lock:
-            goes_on = self._since.pop(thread, None) is not None and self._lacks() > 0
+            self._since.pop(thread, None)
+            goes_on = goes_on and self._lacks() > 0
             while not (goes_on and self._jobs):
                 self._idle += 1
                 goes_on = self._call.wait_for(lambda: self._called, _PATIENCE) > 0
@@ -140,3 +150,12 @@ class Crew:
             self._since[thread] = time.perf_counter()
             self._taken += 1
             return self._jobs.popleft()
+
+
+@cache
+def crew() -> Crew:
+    """The threads of this process for the bodies of submitted tasks."""
+    return Crew()
+
+
+os.register_at_fork(after_in_child=crew.cache_clear)

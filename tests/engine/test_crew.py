@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from agentflow.workers.crew import Crew
+from agentflow.engine.crew import Crew
 
 PATIENCE = 60.0
 
