@@ -34,7 +34,7 @@ class Crew:
     """Threads, and the jobs that wait for one. The threads end with the process, whatever they do."""
 
     def __init__(self, cpu: Callable[[], float] | None = None) -> None:
-        """`cpu`: seconds for which this process has computed; default: the system's."""
+        """`cpu`: seconds for which this process has computed; None = as the system says."""
         self._cpu = cpu or time.process_time
         self._jobs: deque[_Job] = deque()
         #: Threads without a job; how many threads have been called to take one, and have not yet.
@@ -126,14 +126,14 @@ class Crew:
         return bool(self._jobs)
 
     def _work(self) -> None:
-        me, goes_on = threading.current_thread(), False
+        me, own, goes_on = threading.current_thread(), threading.get_ident(), False
         try:
-            while (job := self._next(threading.get_ident(), goes_on=goes_on)) is not None:
+            while (job := self._next(own, goes_on=goes_on)) is not None:
                 me.name, goes_on = job.name, True
                 Context().run(job.call)
         finally:
             with self._lock:
-                self._since.pop(threading.get_ident(), None)
+                self._since.pop(own, None)
 
     def _next(self, thread: int, *, goes_on: bool) -> _Job | None:
         """A job; None where there is none for long. `goes_on`: the thread has just ended one."""

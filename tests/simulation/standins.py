@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from _thread import get_ident
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
@@ -18,6 +18,7 @@ from unittest import mock
 from weakref import WeakKeyDictionary
 
 from agentflow.engine import branches, seats, submission
+from agentflow.engine.crew import Crew, crew
 from agentflow.model import ids
 from tests.simulation.loops import SimulatedLoop, asyncio_of
 from tests.simulation.turns import Killed, Process, SimulatedThread, Turns
@@ -267,6 +268,12 @@ def background_loop_of(turns: Turns) -> Callable[[], SimulatedLoop]:
     return background_loop
 
 
+def crew_of(turns: Turns) -> Callable[[], Crew]:
+    """The threads for submitted tasks of each process."""
+    crews = defaultdict[Process, Crew](Crew)
+    return lambda: crews[turns.me().process]
+
+
 def _modules() -> list[ModuleType]:
     return [module for name, module in sorted(sys.modules.items()) if name.startswith("agentflow.")]
 
@@ -279,6 +286,7 @@ def installed(turns: Turns) -> Generator[None, None, None]:
     instead: list[tuple[str, Any, Any]] = [
         ("asyncio", asyncio, asyncio_of(turns)),
         ("background_loop", submission.background_loop, background_loop_of(turns)),
+        ("crew", crew, crew_of(turns)),
         ("_kept", vars(submission)["_kept"], set[Any]()),
         ("threading", threading, threads),
         ("time", time, time_of(turns)),
