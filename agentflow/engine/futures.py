@@ -16,6 +16,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+from agentflow.engine.awakening import wait_until_set
 from agentflow.engine.context import CURRENT, Frame
 from agentflow.engine.endings import Ending
 from agentflow.engine.runtime import LOOP, running_loop
@@ -230,7 +231,7 @@ class TaskFuture(Generic[R_co]):
             nullcontext() if frame is None else blocked(frame),
             run.blocked.when_stopped(run, over.set),
         ):
-            over.wait(timeout)
+            wait_until_set(over, timeout)
         if frame is not None and not self.done():
             self._run.check(frame)
 

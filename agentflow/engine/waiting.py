@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from agentflow.engine.awakening import wait_until_set
 from agentflow.engine.records import Place
 from agentflow.errors import (
     AgentflowError,
@@ -76,7 +77,7 @@ class Wakeup:
 
     def block(self, seconds: float | None = None) -> None:
         """Block this thread, for so many seconds at the most."""
-        self._event.wait(seconds)
+        wait_until_set(self._event, seconds)
 
     async def arrive(self, seconds: float | None = None) -> None:
         """Block this asyncio task, for so many seconds at the most."""
