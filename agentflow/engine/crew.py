@@ -22,7 +22,7 @@ _PATIENCE = 5.0
 #: Seconds between two looks at whether jobs are held up; one that takes longer holds up no other.
 _LOOK = 0.002
 #: The share of a look in which the process must have computed to be busy.
-_BUSY = 0.75
+_BUSY = 0.5
 
 
 class _Job(NamedTuple):
