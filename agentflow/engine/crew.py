@@ -55,7 +55,7 @@ class Crew:
         return len(self._jobs)
 
     def start(self, call: Callable[[], None], name: str) -> None:
-        """Do a job soon, in a thread that bears the name meanwhile. RuntimeError: the system gives no more threads."""
+        """Do a job soon, in a thread that bears the name meanwhile. RuntimeError: there is none, and none to be had."""
         job = _Job(call, name)
         with self._lock:
             self._jobs.append(job)
@@ -65,8 +65,9 @@ class Crew:
                 else:
                     self._keep_pace()
             except RuntimeError:
-                self._jobs.remove(job)
-                raise
+                if not (self._since or self._idle):
+                    self._jobs.remove(job)
+                    raise
 
     def step_aside(self) -> None:
         """The job of the calling thread waits for others from now on: it holds up none of them."""

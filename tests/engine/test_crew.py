@@ -29,6 +29,12 @@ def done_by(crew: Crew, jobs: int, work: Callable[[int], object]) -> set[int]:
     return set(threads)
 
 
+def none_left(_: threading.Thread) -> None:
+    """What a thread's start comes to where the system gives no more."""
+    message = "can't start new thread"
+    raise RuntimeError(message)
+
+
 def test_jobs_that_wait_for_each_other_all_have_a_thread() -> None:
     """Nothing that waits holds up what stands behind it, whether the process computes meanwhile or not."""
     for cpu in (time.process_time, time.perf_counter):
@@ -68,11 +74,6 @@ def test_a_thread_bears_the_name_of_its_job() -> None:
 def test_a_job_for_which_there_is_no_thread_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever wanted it done is told, and it is not done later."""
     crew, done = Crew(), list[int]()
-
-    def none_left(_: threading.Thread) -> None:
-        message = "can't start new thread"
-        raise RuntimeError(message)
-
     with monkeypatch.context() as context:
         context.setattr(threading.Thread, "start", none_left)
         with pytest.raises(RuntimeError, match="can't start"):
@@ -80,3 +81,24 @@ def test_a_job_for_which_there_is_no_thread_is_refused(monkeypatch: pytest.Monke
     assert crew.waiting == 0
     done_by(crew, 1, lambda _: done.append(2))
     assert done == [2]
+
+
+def test_where_there_are_no_more_threads_jobs_wait_for_those_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A busy system makes them late, not wrong."""
+    crew, end, over = Crew(), threading.Event(), threading.Semaphore(0)
+
+    def long() -> None:
+        over.release()
+        end.wait(PATIENCE)
+
+    crew.start(long, "long")
+    assert over.acquire(timeout=PATIENCE)
+    with monkeypatch.context() as context:
+        context.setattr(threading.Thread, "start", none_left)
+        for _ in range(1_000):
+            crew.start(over.release, "short")
+    end.set()
+    for _ in range(1_000):
+        assert over.acquire(timeout=PATIENCE)
