@@ -45,9 +45,14 @@ def migrations(folder: str = "") -> tuple[Migration, ...]:
 
 
 def renumbered(known: tuple[Migration, ...], done: Mapping[int, str]) -> dict[int, int]:
-    """Migrations that a database has seen when they had another number: it then, and now."""
-    today = {migration.checksum: migration.number for migration in known}
-    return {then: today[checksum] for then, checksum in done.items() if today.get(checksum, then) != then}
+    """Migrations that a database has seen only when they had another number: it then, and now."""
+    seen = set(done.items())
+    today = {
+        migration.checksum: migration.number
+        for migration in known
+        if (migration.number, migration.checksum) not in seen
+    }
+    return {then: today[checksum] for then, checksum in done.items() if checksum in today}
 
 
 def to_apply(
