@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 import time
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 
 from agentflow import flow, sleep, task, wait_for_event
 from agentflow.engine.active import Options
+from agentflow.engine.awakening import wait_until_set
 from agentflow.engine.waiting import waker_of
 from agentflow.errors import Stopping
 from agentflow.journal.memory import MemoryJournal
@@ -360,6 +362,39 @@ def test_a_process_that_is_to_end_evicts_what_waits(colour: str) -> None:
     outcome = start(run if colour == "sync" else run_async, journal=journal, using=patient())
     assert outcome.state is StateType.PAUSED
     assert journal.due_runs(0.0) == []
+
+
+class Awaited(threading.Event):
+    """Tells that somebody begins to wait for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = threading.Event()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.begun.set()
+        return super().wait(timeout)
+
+
+def test_a_signal_that_does_not_wake_the_blocked_main_thread_is_heard() -> None:
+    """Another thread of the process gets it, or it comes just as the main thread begins to block."""
+    event = Awaited()
+
+    def halt(*_: Any) -> None:
+        raise Halt
+
+    def strike() -> None:
+        assert event.begun.wait(60)
+        time_passes()
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, halt)
+    try:
+        threading.Thread(target=strike, daemon=True).start()
+        with pytest.raises(Halt):
+            wait_until_set(event, 60)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 class SlowToEnd(MemoryJournal):

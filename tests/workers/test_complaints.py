@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agentflow import flow, task
-from agentflow.errors import JournalUnavailable
+from agentflow.errors import JournalUnavailable, RunOwnedError
 from agentflow.flows import default_options
 from agentflow.journal.memory import MemoryJournal
 from agentflow.journal.sqlite import SqliteJournal
@@ -69,6 +69,32 @@ MORTAL = [True]
 def over(journal: SqliteJournal, run_id: str) -> bool:
     run = journal.get_run(run_id)
     return run is not None and run.state.is_final
+
+
+class Slower(InlineWorker):
+    """Somebody else owns each run when this worker wants it first."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.tried = set[str]()
+
+    def live(self, flow: Any, run_id: str) -> bool:
+        if run_id not in self.tried:
+            self.tried.add(run_id)
+            self.give_back(run_id)
+            raise RunOwnedError(run_id, "somebody")
+        return super().live(flow, run_id)
+
+
+def test_a_run_that_somebody_else_was_faster_with_is_looked_at_again(tmp_path: Path) -> None:
+    """Nothing is said of it, and it goes on here once nobody owns it."""
+    journal, said = SqliteJournal(tmp_path / "j.db", b"a" * 32), list[str]()
+    MORTAL[0] = False
+    with Slower(journal, {"begun": begun}, options=default_options(0.0), on_error=said.append) as worker:
+        run = worker.start_run("begun", {}, origin=Origin.PERSON)
+        assert worker.await_run(run.id, PATIENCE).state is StateType.COMPLETED
+    assert (worker.tried, said) == ({run.id}, [])
+    journal.close()
 
 
 def test_a_run_that_was_begun_under_another_key_is_left_alone(tmp_path: Path) -> None:
