@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from agentflow.engine.away import ABROAD, refusal
 from agentflow.engine.context import CURRENT, Frame
@@ -23,6 +23,8 @@ from agentflow.run_context import flow_run_around, flows_around, get_run_context
 
 __all__ = ["deployment", "flow_run", "task_run"]
 
+FoundT = TypeVar("FoundT", FlowRun, TaskRun)
+
 
 def _frame() -> Frame | None:
     """Where the caller stands; None outside of a flow. Raises `MissingContextError` in a body that was sent away."""
@@ -31,19 +33,15 @@ def _frame() -> Frame | None:
     return CURRENT.get()
 
 
-class _FlowRun:
-    """The run of the flow around the calling code; inside of a sub-flow, the call of that one."""
+class _Around(Generic[FoundT]):
+    """What a run and a call tell alike of the code that asks."""
 
-    def _here(self) -> FlowRun | None:
-        named = NAMED.get()
-        if named is not None and named.is_flow:
-            return FlowRun(id="", name="", flow_name=named.owner, parameters=named.parameters, run_count=0)
-        frame = _frame()
-        return None if frame is None else flow_run_around(frame)
+    def _here(self) -> FoundT | None:
+        raise NotImplementedError
 
     @property
     def id(self) -> str | None:
-        """Its id; of a sub-flow the one that its hooks see."""
+        """Its id, the same in every life of the run; of a sub-flow the one that its hooks see."""
         here = self._here()
         return (here.id or None) if here is not None else None
 
@@ -52,6 +50,29 @@ class _FlowRun:
         """How people see it."""
         here = self._here()
         return (here.name or None) if here is not None else None
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """The arguments by name."""
+        here = self._here()
+        return {} if here is None else here.parameters
+
+    @property
+    def run_count(self) -> int:
+        """Which attempt it is, from 1; 0 outside."""
+        here = self._here()
+        return 0 if here is None else here.run_count
+
+
+class _FlowRun(_Around[FlowRun]):
+    """The run of the flow around the calling code; inside of a sub-flow, the call of that one."""
+
+    def _here(self) -> FlowRun | None:
+        named = NAMED.get()
+        if named is not None and named.is_flow:
+            return FlowRun(id="", name="", flow_name=named.owner, parameters=named.parameters, run_count=0)
+        frame = _frame()
+        return None if frame is None else flow_run_around(frame)
 
     @property
     def flow_name(self) -> str | None:
@@ -67,24 +88,12 @@ class _FlowRun:
         return getattr(owner, "version", "") or None
 
     @property
-    def parameters(self) -> Mapping[str, Any]:
-        """The arguments by name."""
-        here = self._here()
-        return {} if here is None else here.parameters
-
-    @property
     def tags(self) -> list[str]:
         """Its labels."""
         frame, here = _frame(), self._here()
         if frame is None or here is None:
             return []
         return sorted({*frame.run.run.tags, *here.tags})
-
-    @property
-    def run_count(self) -> int:
-        """Which attempt it is, from 1; 0 outside."""
-        here = self._here()
-        return 0 if here is None else here.run_count
 
     @property
     def scheduled_start_time(self) -> dt.datetime:
@@ -125,7 +134,7 @@ class _FlowRun:
         return f"{server.rstrip('/')}/runs/{frame.run.run.id}"
 
 
-class _TaskRun:
+class _TaskRun(_Around[TaskRun]):
     """The call of the task around the calling code; nothing in a flow's own code."""
 
     def _here(self) -> TaskRun | None:
@@ -143,39 +152,15 @@ class _TaskRun:
         return None if frame is None else task_run_around(frame)
 
     @property
-    def id(self) -> str | None:
-        """Its id; the same in every life of the run."""
-        here = self._here()
-        return (here.id or None) if here is not None else None
-
-    @property
-    def name(self) -> str | None:
-        """How people see it."""
-        here = self._here()
-        return (here.name or None) if here is not None else None
-
-    @property
     def task_name(self) -> str | None:
         """The name of the task."""
         here = self._here()
         return None if here is None else here.task_name
 
     @property
-    def parameters(self) -> Mapping[str, Any]:
-        """The arguments by name."""
-        here = self._here()
-        return {} if here is None else here.parameters
-
-    @property
     def tags(self) -> list[str]:
         """Its labels, those of the run among them."""
         return [] if _frame() is None or self._here() is None else sorted(get_run_context().tags)
-
-    @property
-    def run_count(self) -> int:
-        """Which attempt it is, from 1; 0 outside."""
-        here = self._here()
-        return 0 if here is None else here.run_count
 
 
 class _Deployment:

@@ -31,6 +31,7 @@ from agentflow.errors import DecisionRefusedError, UsageError
 from agentflow.journal.opening import open_journal
 from agentflow.journal.protocol import Journal
 from agentflow.model.waits import PERSON_KINDS, Assurance, Channel, Verdict, Wait, WaitKind
+from agentflow.shells import person
 from agentflow.views import wait_view
 
 app = App(
@@ -269,7 +270,7 @@ def _answer(journal: Journal, wait: Wait, verdict: Verdict, verb: str, answer: A
         verdict,
         answer=answer,
         reason=manner.reason,
-        actor=persons.person(),
+        actor=person(),
         channel=Channel.TERMINAL,
         assurance=assurance,
     )

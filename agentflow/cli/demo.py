@@ -46,6 +46,7 @@ from agentflow.model.steps import StepEvent, StepKind
 from agentflow.model.waits import Channel, Verdict, Wait
 from agentflow.payloads.failures import describe_failure
 from agentflow.settings import Settings
+from agentflow.shells import person
 from agentflow.testing.models import ScriptedModelServer
 from agentflow.views import plain, waiting_view
 from agentflow.workers.inline import InlineWorker
@@ -270,7 +271,7 @@ def _sign_unasked(tour: Tour, waits: list[Wait]) -> None:
             wait.id,
             Verdict.APPROVED,
             reason="agentflow demo --yes",
-            actor=persons.person(),
+            actor=person(),
             channel=Channel.TERMINAL,
             assurance=assurance,
         )

@@ -18,7 +18,6 @@ from agentflow.model.runs import Origin
 from agentflow.model.waits import Assurance, Wait
 from agentflow.settings import Settings
 from agentflow.shells import AGENT_VARIABLES, WORKER_VARIABLE
-from agentflow.shells import person as person  # noqa: PLC0414 - the one who decides here
 
 _started_by_worker = bool(os.environ.get(WORKER_VARIABLE))
 _LOOK_SECONDS = 0.2

@@ -23,6 +23,7 @@ from agentflow.cli.parameters import read_json
 from agentflow.errors import DecisionRefusedError, UsageError
 from agentflow.journal.protocol import Journal
 from agentflow.model.waits import PERSON_KINDS, Channel, Verdict, Wait, WaitKind
+from agentflow.shells import person
 
 _VALUE_LINES = 24
 
@@ -187,7 +188,7 @@ def _decide(journal: Journal, wait: Wait, key: str, verdict: Verdict, verb: str)
         verdict,
         answer=answer,
         reason=reason,
-        actor=persons.person(),
+        actor=person(),
         channel=Channel.TERMINAL,
         assurance=assurance,
     )

@@ -37,7 +37,7 @@ from agentflow.loading import load_flow_of
 from agentflow.model.runs import Origin, Run
 from agentflow.model.states import StateType
 from agentflow.run_context import cancel_run
-from agentflow.shells import mark_worker
+from agentflow.shells import mark_worker, person
 from agentflow.views import in_doubt, run_view, stamp
 
 app = App(
@@ -266,6 +266,6 @@ def cancel(*runs: str, reason: str = "", json: Flag = False) -> int:
 
 def _cancel(journal: Journal, run: Run, reason: str) -> Run:
     try:
-        return cancel_run(run.id, actor=persons.person(), reason=reason, journal=journal)
+        return cancel_run(run.id, actor=person(), reason=reason, journal=journal)
     except RunFinishedError:  # meanwhile: by itself, or with its parent, which was named before it
         return journal.get_run(run.id) or run

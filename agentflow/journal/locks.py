@@ -75,7 +75,7 @@ class Ownership:
             return True
 
     def claims(self) -> list[int]:
-        """The claims that are this journal's: the run's number, and the lowest 24 bits of the epoch."""
+        """The claims that are this journal's, as `_byte` counts them; ``due_runs`` in SQL counts alike."""
         with _files_lock:
             return list(self._mine)
 

@@ -104,7 +104,7 @@ class Worker(Asking):
         self._pruning = Pruning(journal, self.options)
         self._lock = threading.Lock()
         self._changed = threading.Condition()
-        self._wake, self._has_room, self._drained = threading.Event(), threading.Event(), threading.Event()
+        self._wake, self._has_room = threading.Event(), threading.Event()
         self._stopping = self._hurried = False
         self._undo = journal.subscribe(self._on_change)
         self._loop: threading.Thread | None = None
@@ -126,7 +126,6 @@ class Worker(Asking):
     def drain(self) -> None:
         """Take no more runs, and let those that are under way begin no more steps; returns at once."""
         self._stopping = True
-        self._drained.set()
         self._has_room.set()
         self._wake.set()
 
