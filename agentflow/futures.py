@@ -143,7 +143,8 @@ class First(Coroutine[Any, Any, Winner]):
                 await asyncio.wait([racing[position]])
                 await self._choice.record_async(position)
         finally:
-            await _cancelled(made)
+            with self._choice.call.frame.run.delivery.held():
+                await _cancelled(made)
         if known is None:
             await self._choice.record_async(position)
         runner = list(self._runners.values())[position]

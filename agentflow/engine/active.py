@@ -130,7 +130,7 @@ class ActiveRun:
         self.hasher = Hasher(journal.key)
         #: What earlier lives recorded; None where there is nothing.
         self.records: Records | None = Records(rows, self.identify) if rows else None
-        self.delivery = Delivery(self.records)
+        self.delivery = Delivery(self.records, lambda: self.hops)
         #: The code differs from the one that wrote the records.
         self.changed = changed
         self._base = run.number << SEQUENCE_BITS

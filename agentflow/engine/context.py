@@ -54,7 +54,7 @@ class Frame:
     detached: bool = False
     #: The step's own "started" row has been written.
     started: bool = False
-    #: It has been counted among the effects of the branch around it.
+    #: It has been counted among the effects of the branch around it: something of a side effect in it is recorded.
     counted: bool = False
     #: A person has allowed this branch to go another way than the recorded one.
     loose: bool = False
@@ -177,6 +177,23 @@ class Frame:
         frame.in_effect = self.in_effect
         frame.thread = self.thread if task is self.task else 0
         return frame
+
+    def count_effect(self, place: Place) -> None:
+        """Count what was called here, an effect or a step with one in it, unless it is a branch of its own."""
+        if place[1] == self.branch:
+            self.effects += 1
+
+    def count_around(self) -> None:
+        """Count the bodies around an effect of this one as effects themselves (E4), now that it is being recorded.
+
+        Not when it is asked for: a race may end it before anything of it is recorded, and a later life, which finds the
+        step around it whole, counts nothing then.
+        """
+        for body in self.enclosing():
+            if body.parent is None or body.counted:
+                return
+            body.counted = True
+            body.parent.count_effect(body.place)
 
     def in_this_thread(self) -> Iterator[Frame]:
         """The bodies around a call made here, up to the one with which its thread or task began."""

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from agentflow.engine.readings import Readings, carrier
@@ -21,6 +22,8 @@ from agentflow.payloads.envelopes import Draft
 _MOST_TURNS = 24
 _NAP = 0.002
 _NAPS = 12
+#: What a nap counts during which something was on its way through another thread.
+_NOT_QUIET = 0.02
 #: How many values, of those that follow, are opened while the next one is.
 _AHEAD = 3
 
@@ -44,8 +47,13 @@ def when_settled(loop: asyncio.AbstractEventLoop, then: Callable[[], None]) -> N
 class Delivery:
     """The queue of one run on its event loop. All methods run on that loop."""
 
-    def __init__(self, records: Records | None) -> None:
+    def __init__(self, records: Records | None, hops: Callable[[], int] = lambda: 0) -> None:
         self._records = records
+        #: How many branches are on their way through another thread: while one is, it is hardly quiet.
+        self._hops = hops
+        #: Blocks of `held` that have not ended.
+        self._held = 0
+        self._nap: asyncio.TimerHandle | None = None
         #: What is on its way to readers, before whom nothing is delivered.
         self.readings = Readings()
         self._next = 0
@@ -54,7 +62,7 @@ class Delivery:
         self._far = 0
         self._holds: list[asyncio.Future[None]] = []
         self._pumping = False
-        self._naps = 0
+        self._naps = 0.0
         self._count = 0
 
     @property
@@ -99,6 +107,22 @@ class Delivery:
             self._start(loop)
             await turn
 
+    @contextmanager
+    def held(self) -> Generator[None, None, None]:
+        """Deliver nothing until the block has ended: whoever was given the last value has not got it yet.
+
+        After a quiet spell it is delivered all the same: what the block waits for may wait for that.
+        """
+        loop = asyncio.get_running_loop()
+        self._held += 1
+        try:
+            yield
+        finally:
+            self._held -= 1
+            if self._nap is not None:
+                self._nap.cancel()
+                self._settle(loop)
+
     def release(self) -> None:
         """Let everybody go (the run is being fenced)."""
         self._let_go()
@@ -112,16 +136,23 @@ class Delivery:
         self._holds.clear()
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._naps = 0
+        self._naps = 0.0
         if not self._pumping:
             self._pumping = True
-            when_settled(loop, lambda: self._pump(loop))
+            self._settle(loop)
+
+    def _settle(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._nap = None
+        when_settled(loop, lambda: self._pump(loop))
 
     def _pump(self, loop: asyncio.AbstractEventLoop) -> None:
         if self.readings.busy:
             self.readings.after(lambda: self._pump(loop))
             return
         patient = self._naps < _NAPS
+        if self._held and patient:
+            self._wait(loop)
+            return
         count = self._due(patient=patient) if self._heap else 0
         if count and self._far and self._open(loop, count):
             return
@@ -132,11 +163,14 @@ class Delivery:
         if not self._heap and not self._holds:
             self._pumping = False
         elif moved:
-            self._naps = 0
-            when_settled(loop, lambda: self._pump(loop))
+            self._naps = 0.0
+            self._settle(loop)
         else:
-            self._naps += 1
-            loop.call_later(_NAP, when_settled, loop, lambda: self._pump(loop))
+            self._wait(loop)
+
+    def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._naps += _NOT_QUIET if self._hops() else 1
+        self._nap = loop.call_later(_NAP, self._settle, loop)
 
     def _due(self, *, patient: bool) -> int:
         """How many are next: what was committed together goes together, when all of it has been asked for."""
@@ -168,7 +202,7 @@ class Delivery:
             nonlocal missing
             missing -= 1
             if not missing:
-                when_settled(loop, lambda: self._pump(loop))
+                self._settle(loop)
 
         for position, entry in enumerate(heapq.nsmallest(count + _AHEAD, self._heap)):
             opening = entry[4]

@@ -156,8 +156,9 @@ async def _happened(call: Call, place: Place, told: Told, rt: Runtime) -> Any:
         *start_rows(call.frame),
         row := end_row(call, child, "completed", data, details),
     ]
-    await rt.commit(run, rows, Extras(durable=True, consumed=call.answered))
     _note(call, row)
+    call.frame.count_around()
+    await rt.commit(run, rows, Extras(durable=True, consumed=call.answered))
     return value
 
 
@@ -174,14 +175,18 @@ async def _refuse(
         *start_rows(call.frame),
         row := end_row(call, child, "failed", data, details),
     ]
+    _note(call, row)
+    call.frame.count_around()
     await rt.commit(run, rows, Extras(durable=True, consumed=call.answered))
     record_failure(shown, row.id, call.frame.scope)
-    _note(call, row)
     return shown
 
 
 def _note(call: Call, row: StepRow) -> None:
-    """Keep an effect's end for later attempts of the steps around it, in this life."""
+    """Keep an effect's end for later attempts of the steps around it, in this life.
+
+    Before it is committed: a cancellation of the caller interrupts that, and does not undo it.
+    """
     call.run.kept().scope(row.scope).add(row, Record.DELIVERED)
 
 
@@ -193,6 +198,7 @@ async def _run_effect(call: Call, place: Place, permission: Permission, attempt:
             await hold(run, frame, rt, inline=not call.own, work=call.work)
         child = body_frame(call, place, None, attempt)
         child.executed = permission.executed
+        child.counted = True  # in its own branch, when it was asked for
         above = start_rows(frame)
         if above or call.answered:
             await rt.commit(run, above, Extras(durable=True, consumed=call.answered))
@@ -225,9 +231,7 @@ async def _run_effect(call: Call, place: Place, permission: Permission, attempt:
         data, value = outcome
         run.tally.executed += 1
         row = end_row(call, child, "completed", data, details, attempt=attempt)
-        _note(
-            call, row
-        )  # before the commit, which a cancellation of the caller interrupts, but does not undo
+        _note(call, row)
         extras = Extras(durable=True, cache=stage(frame, child.staged))
         if child.claim:
             await commit_and_give_back(child, [row], rt, extras)
@@ -243,20 +247,28 @@ async def _intend(
     run, attempt = call.run, child.attempt
     await tell(call, running(attempt), rt, attempt)
     intent = end_row(call, child, "intent", None, details, attempt=attempt)
+    call.frame.count_around()
     try:
         await intent_commit(call, rt, intent, permission)
-    except DecisionRefusedError as refused:  # the signature has expired meanwhile
-        refusal = ApprovalDenied(call.policy.name, str(refused))
-        raise await _refuse(call, child.place, refusal, rt) from None
+    except DecisionRefusedError as refused:
+        raise await _expired(call, child.place, refused, rt) from None
     except Interrupted as cancelled:
-        if cancelled.outcome.exception() is None:  # it is committed, and the body will not be run
+        error = cancelled.outcome.exception()
+        if error is None:  # it is committed, and the body will not be run
             _note(call, intent)
             data, _ = encode_failure(run.codec, NotDone("cancelled before it began"))
             row = end_row(call, child, "attempt", data, details, attempt=attempt)
             await _record_late(call, row, rt)
+        elif isinstance(error, DecisionRefusedError):
+            await _to_its_end(call, _expired(call, child.place, error, rt))
         raise
     _note(call, intent)
     tell_edit(call, details)
+
+
+async def _expired(call: Call, place: Place, refused: DecisionRefusedError, rt: Runtime) -> BaseException:
+    """Record that the signature was good no longer when the effect was about to start."""
+    return await _refuse(call, place, ApprovalDenied(call.policy.name, str(refused)), rt)
 
 
 async def _outcome(call: Call, child: Frame, rt: Runtime) -> tuple[bytes, Any] | Exception:
@@ -342,7 +354,7 @@ async def _record_late(call: Call, row: StepRow, rt: Runtime) -> None:
     await _to_its_end(call, rt.commit(call.run, [row], DURABLY))
 
 
-async def _to_its_end(call: Call, work: Coroutine[Any, Any, None]) -> None:
+async def _to_its_end(call: Call, work: Coroutine[Any, Any, object]) -> None:
     """Await what is to be done although the caller has been cancelled, and may be once more."""
     hop = asyncio.ensure_future(work)
     call.run.shielded.add(hop)

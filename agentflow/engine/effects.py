@@ -132,29 +132,26 @@ def edited_arguments(call: Call, shown: dict[str, Any], wanted: dict[str, Any]) 
 
 
 def unexpected(frame: Frame, place: Place) -> Record | None:
-    """Count an effect in its branch, and return the recorded one at that position if it is another one (E1)."""
-    if place[1] != frame.branch:
-        return None  # a branch of its own: it has no neighbours
-    position = frame.effects
-    frame.effects += 1
+    """The effect that is recorded where one is asked for now, if it is another one (E1)."""
     records = frame.stable_records()
-    if records is None or frame.loose:
+    if records is None or frame.loose or place[1] != frame.branch:  # a branch of its own has no neighbours
         return None
-    recorded = records.effects.get(frame.branch, {}).get(position)
+    recorded = records.effects.get(frame.branch, {}).get(frame.effects)
     return None if recorded is None or recorded == place else records.index.get(recorded)
 
 
 async def keep_order(call: Call, place: Place, record: Record | None, rt: Runtime) -> None:
     """Stop before an effect that the journal does not know at this place, and let a person decide."""
-    frame = call.frame
+    frame = loosened = call.frame
     other = unexpected(frame, place)
-    loosened = frame
+    frame.count_effect(place)
     for body in frame.enclosing():  # E4: a step that contains an effect counts as one
         if other is not None or body.parent is None or body.counted:
             break
-        body.counted = True
         loosened = body.parent
         other = unexpected(loosened, body.place)
+    if record is not None:
+        frame.count_around()
     if other is None and record is None and (call.run.changed or call.own):
         other = await _unclaimed(call, rt)
     if other is not None:

@@ -21,7 +21,7 @@ from agentflow.engine.context import CURRENT, Frame
 from agentflow.engine.logs import run_log
 from agentflow.engine.readings import stored
 from agentflow.engine.runtime import LOOP, Inline, running_loop
-from agentflow.engine.step import Call, count_effect, decoded, detach, find, note_unwinding, recall
+from agentflow.engine.step import Call, decoded, detach, find, note_unwinding, recall
 from agentflow.engine.streams import CLOSE, START, AsyncStream, Course, Emit, Push, Stretch, SyncStream
 from agentflow.engine.tags import TAGS
 from agentflow.errors import ColourError, CorruptRecord, ParameterError, Unwinding
@@ -342,7 +342,7 @@ class _Streaming:
         push = START
         for index, part in enumerate(parts):
             if index == at and record is not None:
-                count_effect(call, record.place)
+                call.frame.count_effect(record.place)
             data = orjson.dumps(part)
             if items.kept is not None:
                 items.kept.append(data)
@@ -352,7 +352,7 @@ class _Streaming:
                 return CLOSE
             run.check(call.frame)
         if at >= len(parts) and record is not None:
-            count_effect(call, record.place)
+            call.frame.count_effect(record.place)
         return push
 
     # -- nobody asks for more

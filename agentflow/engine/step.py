@@ -295,7 +295,7 @@ def detach(call: Call, rt: Runtime) -> None:
 async def replay(call: Call, record: Record, rt: Runtime) -> Any:
     """Deliver what was recorded, when it is its turn."""
     if record.effect:
-        count_effect(call, record.place)
+        call.frame.count_effect(record.place)
     call.last = record.row
     opened = await rt.deliver(call.run, record)
     if call.run.guarded:
@@ -394,15 +394,9 @@ def body_frame(call: Call, place: Place, record: Record | None, attempt: int = 0
     if record is not None:
         child.started = bool(record.identity)
         if record.effect and not call.policy.side_effect and not call.lazy:
-            count_effect(call, place)
+            call.frame.count_effect(place)
             child.counted = True
     return child
-
-
-def count_effect(call: Call, place: Place) -> None:
-    """Count a recorded step that contains an effect among the effects of its branch."""
-    if place[1] == call.frame.branch:
-        call.frame.effects += 1
 
 
 async def run_body(call: Call, child: Frame, rt: Runtime) -> Any:

@@ -20,7 +20,7 @@ from agentflow.engine.policy import StepPolicy
 from agentflow.engine.records import Place, Record
 from agentflow.engine.runtime import Extras, running_loop
 from agentflow.engine.staging import left_staged, stage
-from agentflow.engine.step import Call, count_effect, execute_now, recorded
+from agentflow.engine.step import Call, execute_now, recorded
 from agentflow.engine.step_rows import end_row, start_rows
 from agentflow.engine.transaction_hooks import (
     COMMIT,
@@ -62,7 +62,7 @@ class TransactionFrame(Frame):
         if record is not None:
             self.started = bool(record.identity)
             if record.effect:
-                count_effect(call, place)
+                call.frame.count_effect(place)
                 self.counted = True
 
     def _identities(self) -> tuple[bytes, bytes]:

@@ -66,6 +66,21 @@ SHAPES: dict[str, Program] = {
         ("effect", 0),
     ],
     "a race of effects": [("first", 0, [[("effect", 0)], [("pure", 1), ("effect", 1)]]), ("pure", 0)],
+    "a race whose loser asks for an effect that never begins": [
+        ("sub", 2, [("first", 0, [[("effect", 2)], [("raw", 0)]])]),
+        ("loop", 0, [("first", 1, [[("pure", 2)], [("pollretry", 0)]])]),
+    ],
+    "a race whose losers take their time, beside another branch": [
+        (
+            "accum",
+            1,
+            [
+                [("first", 1, [[("pollretry", 1)], [("effect", 2), ("poll", 0), ("calls", 0)]])],
+                [("nested", 2, [("sample", 2), ("calls", 1), ("const", 0)])],
+            ],
+        )
+    ]
+    * 2,
     "whichever is done, then an effect on the order": [("done", 0), ("effect", 0)],
     "waits in branches": [
         ("gather", 0, [[("sleep", 1), ("effect", 0)], [("pure", 1), ("sleep", 2), ("pure", 0)]]),

@@ -225,6 +225,29 @@ def test_e4_holds_for_sub_flows() -> None:
     assert PAID == [1]
 
 
+def test_e4_an_effect_in_an_effect_counts_once() -> None:
+    """In the first life as in those that find the outer one whole: what follows it is found."""
+    ticks: list[int] = []
+
+    @task(side_effect=True)
+    def outer() -> Any:
+        return pay("inner")
+
+    @task
+    def tick() -> int:
+        ticks.append(1)
+        return len(ticks)
+
+    def body() -> list[int]:
+        outer()
+        return [tick(), tick()]
+
+    journal, run_id = first_life(body)
+    assert resume(later(body), run_id, journal).value == [1, 2]
+    assert len(ticks) == 2
+    assert PAID == ["inner"]
+
+
 def test_e5_effects_that_the_new_code_does_not_ask_for_are_listed() -> None:
     """Never dropped silently."""
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
+from collections.abc import Callable
 from decimal import Decimal
 from hashlib import sha256
 from typing import Any
@@ -16,9 +19,11 @@ from agentflow.errors import DecisionRefusedError, WaitNotFoundError
 from agentflow.flows import Flow
 from agentflow.journal.memory import MemoryJournal
 from agentflow.model.states import StateType
+from agentflow.model.steps import StepRow
 from agentflow.model.waits import Channel, Decision, Verdict, Wait, WaitKind, binding
 from agentflow.payloads.showing import as_shown
 from tests.fundamentals.lives import (
+    KEY,
     Clock,
     Death,
     answer,
@@ -237,6 +242,69 @@ def test_a_signature_expires_before_its_use_too(monkeypatch: pytest.MonkeyPatch)
     assert isinstance(outcome.error, ApprovalDenied)
     assert "expired" in str(outcome.error)
     assert [row.event for row in rows(journal)] == ["failed"]
+    assert PAID == []
+
+
+class Late(MemoryJournal):
+    """When an effect is about to start, its caller is cancelled, and its signature has expired."""
+
+    def __init__(self) -> None:
+        super().__init__(KEY)
+        self.due = 0.0
+        self.cancel: Callable[[], Any] | None = None
+
+    def start_effect(self, number: int, epoch: int, row: StepRow, **options: Any) -> None:
+        if self.cancel is not None:
+            self.cancel()
+            self._clock = lambda: self.due + 1
+        super().start_effect(number, epoch, row, **options)
+
+
+def test_a_signature_that_expires_while_the_caller_is_cancelled_is_recorded_as_expired() -> None:
+    """The refusal is in the journal, and equal steps after it are found in every life."""
+    journal, ticks, lives = Late(), list[int](), list[int]()
+
+    @task(side_effect=True, approval="always")
+    async def pay() -> None:
+        PAID.append("paid")
+
+    @task
+    async def tick() -> int:
+        ticks.append(1)
+        return len(ticks)
+
+    @task
+    async def gives_up() -> bool:
+        caller = asyncio.create_task(pay())
+        loop, seen = asyncio.get_running_loop(), threading.Event()
+
+        def cancel() -> None:
+            loop.call_soon_threadsafe(caller.cancel)
+            loop.call_soon_threadsafe(loop.call_soon, seen.set)
+            seen.wait()
+
+        journal.cancel = cancel if journal.due else None
+        await asyncio.wait([caller])
+        return caller.cancelled()
+
+    @flow
+    async def run() -> list[int]:
+        assert await gives_up()
+        found = [await tick(), await tick()]
+        lives.append(1)
+        if len(lives) == 1:
+            raise Death
+        return found
+
+    outcome = start(run, journal=journal, using=options(gate=True))
+    assert outcome.state is StateType.PAUSED
+    journal.due = open_wait(journal).due or 0.0
+    answer(journal, Verdict.APPROVED)
+    with pytest.raises(Death):
+        go_on(journal, outcome.run_id, run)
+    assert [row.event for row in rows(journal) if row.effect] == ["failed"]
+    assert go_on(journal, outcome.run_id, run).value == [1, 2]
+    assert len(ticks) == 2
     assert PAID == []
 
 

@@ -5,7 +5,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Response, expect, sync_playwright
+from playwright.sync_api import (
+    APIResponse,
+    Browser,
+    ConsoleMessage,
+    Page,
+    Response,
+    Route,
+    expect,
+    sync_playwright,
+)
 
 from tests.server import flows_under_test
 from tests.server.conftest import Running
@@ -333,6 +342,32 @@ def test_the_page_of_limits_is_live(running: Running, page: Page) -> None:
     page.goto("/limits")
     expect(page.locator("#limits tbody tr")).to_contain_text("0 of 1")
     assert running.ended(first) == "COMPLETED"
+
+
+def test_a_form_on_its_way_is_not_taken_back(running: Running, page: Page) -> None:
+    """The page hears of its own form's effect before it has the answer: the answer is what is shown all the same."""
+    held: list[tuple[Route, APIResponse]] = []
+
+    def hold(route: Route) -> None:
+        if route.request.method == "POST":
+            held.append((route, route.fetch(max_redirects=0)))
+        else:
+            route.continue_()
+
+    page.route("**/limits", hold)
+    page.goto("/limits")
+    expect(page.locator("#live:not(.broken)")).to_be_visible()
+    page.get_by_label("Name", exact=True).fill("db")
+    page.get_by_label("Slots", exact=True).fill("1")
+    with page.expect_response("**/api/limits"):
+        page.get_by_role("button", name="Set the limit").click(no_wait_after=True)
+    with page.expect_request(
+        "**/api/limits"
+    ):  # by then the page has read the news, and might have begun anew
+        running.client().put("/api/limits/other", json={"limit": 2}).raise_for_status()
+    ((route, answer),) = held
+    route.fulfill(response=answer)
+    expect(page.locator("#taken")).to_have_text("0 of 1")
 
 
 def test_a_run_of_a_deployment_is_asked_for_and_seen(running: Running, page: Page) -> None:

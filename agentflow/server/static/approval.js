@@ -1,6 +1,6 @@
 // One question: shows which fields differ from what was proposed, and which button means what.
 
-import { fetchJSON, listen, soon } from "./page.js";
+import { fetchJSON, listen, reload, soon } from "./page.js";
 
 const form = document.getElementById("decision");
 if (form !== null) {
@@ -32,7 +32,7 @@ if (form !== null) {
   const check = async () => {
     try {
       const wait = await fetchJSON(`/api/approvals/${id}`);
-      if (wait.status !== "open") location.reload();
+      if (wait.status !== "open") reload();
     } catch {
       return; // the light in the footer says that the connection is lost
     }

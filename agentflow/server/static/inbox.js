@@ -1,6 +1,6 @@
 // The inbox: says when it is no longer what it was; it never changes under the reader's hand.
 
-import { fetchJSON, listen, soon, trouble } from "./page.js";
+import { fetchJSON, listen, reload, soon, trouble } from "./page.js";
 
 const shown = document.getElementById("inbox").dataset.ids;
 const news = document.getElementById("news");
@@ -10,7 +10,7 @@ async function compare() {
     const { approvals } = await fetchJSON("/api/approvals");
     trouble("");
     const now = approvals.map((wait) => wait.id).join(" ");
-    if (now !== shown && shown === "") location.reload();
+    if (now !== shown && shown === "") reload();
     else news.hidden = now === shown;
   } catch (error) {
     trouble(`The inbox is not up to date: ${error.message}.`);

@@ -1,6 +1,6 @@
 // The pages of limits: who holds slots and who waits, brought up to date when something has changed.
 
-import { fetchJSON, listen, make, soon, time, trouble } from "./page.js";
+import { fetchJSON, listen, make, reload, soon, time, trouble } from "./page.js";
 
 const MOST = 200;
 const page = document.getElementById("limit");
@@ -25,7 +25,7 @@ function takeList(limits) {
   const body = document.querySelector("#limits tbody");
   const lines = new Map([...body.rows].map((line) => [line.dataset.name, line]));
   if (limits.length !== lines.size || limits.some((limit) => !lines.has(limit.name))) {
-    location.reload(); // one came or went; what is typed into the form stays only where nothing did
+    reload(); // one came or went; what is typed into the form stays only where nothing did
     return;
   }
   for (const limit of limits) {

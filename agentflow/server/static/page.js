@@ -61,6 +61,15 @@ export function trouble(text) {
   notice.textContent = text;
 }
 
+let sending = false;
+document.addEventListener("submit", (event) => { sending = !event.defaultPrevented; });
+window.addEventListener("pageshow", () => { sending = false; });
+
+/** Show the page anew - but not while a form of it is on its way: a reload would take the place of what the server answers. */
+export function reload() {
+  if (!sending) location.reload();
+}
+
 /**
  * One event stream for the page. It is closed while nobody looks at the page (a browser opens six connections to a server,
  * and six forgotten tabs would take them all) and goes on where it was.
