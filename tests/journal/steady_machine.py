@@ -19,6 +19,10 @@ class SteadyJournals(LimitedJournals):
         del which, got
         return False, True
 
+    def fault_of_rows(self, fault: Fault | None, *, again: bool) -> Fault | None:
+        """None where they are there already: whoever loses the connection takes them for its own, which are equal."""
+        return None if again else fault
+
     def tried(self, journal: Journal, number: int, epoch: int, rows: list[StepRow]) -> bool:
         """What could not be done at once is done as the engine does it then; some of it may be stored already."""
         if not journal.try_append(number, epoch, rows):

@@ -307,6 +307,20 @@ def test_rows_may_be_given_once_more_after_it_was_not_known_whether_they_are_sto
     worker.close()
 
 
+@pytest.mark.parametrize("served", ["sqlite"], indirect=True)
+def test_an_ended_run_that_goes_on_is_nobodys(served: Served, worker: HttpJournal) -> None:
+    """Neither is it given to the worker that ended it and is still there, when the server starts anew."""
+    journal = journal_of(worker)
+    run = journal.create_run(new("run"))
+    journal.set_state(run.number, run.epoch, StateType.CANCELLED, message="enough", durable=True)
+    served.close()
+    served.open()
+    assert served.journal.reopen_run(run.number, run.epoch).owner == ""
+    served.close()
+    served.open()
+    assert served.journal.claim_run(run.id).epoch > run.epoch
+
+
 def test_news_reach_a_worker_that_does_not_ask(served: Served, worker: HttpJournal) -> None:
     """Of what anybody else has done; also after the server was away."""
     journal, heard = journal_of(worker), threading.Event()

@@ -77,10 +77,14 @@ class HttpJournals(SteadyJournals):
     @precondition(lambda self: self.served is not None)
     @rule()
     def start_the_server_anew(self) -> None:
-        """Workers see nothing of it; but a run that has ended is nobody's then, given back or not."""
+        """Workers see nothing of it."""
         assert self.served is not None
         self.served.close()
         self.served.open()
+        self.lose_what_has_ended()
+
+    def lose_what_has_ended(self) -> None:
+        """The locks of a file have gone with the server; of ended runs none is taken anew, given back or not."""
         for run in self.oracle.list_runs(EVERYTHING):
             if run.state.is_final and self.owners.pop(run.number, None) is not None:
                 self.oracle.orphan([run.number])
@@ -93,6 +97,9 @@ class HttpPostgresJournals(HttpJournals):
 
     def journal(self) -> Journal:
         return PostgresJournal(self.postgres.url(), KEY, clock=self.clock)
+
+    def lose_what_has_ended(self) -> None:
+        """Who owns what stands in the database: nothing is lost."""
 
 
 @pytest.fixture(params=[HttpJournals, pytest.param(HttpPostgresJournals, marks=pytest.mark.service)])

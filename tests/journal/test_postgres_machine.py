@@ -10,7 +10,6 @@ import pytest
 
 from tests.journal.postgres_server import PostgresServer
 from tests.journal.steady_machine import SteadyJournals
-from tests.journal.striking import Fault
 from tests.journal.striking_postgres import StruckPostgres
 from tests.journal.test_state_machine import play
 
@@ -26,10 +25,6 @@ class PostgresJournals(SteadyJournals):
 
     def opened(self) -> StruckPostgres:
         return StruckPostgres(self.url, self.clock)
-
-    def fault_of_rows(self, fault: Fault | None, *, again: bool) -> Fault | None:
-        """None where they are there already: whoever loses the connection takes them for its own, which are equal."""
-        return None if again else fault
 
 
 def test_postgres_does_what_the_oracle_does(postgres: PostgresServer) -> None:

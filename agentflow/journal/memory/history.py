@@ -35,6 +35,7 @@ class MemoryHistory(MemoryRuns, MemorySteps):
                 ended=None,
                 result=None,
                 error=None,
+                owner="",
                 origins=rules.with_origins(run.origins, () if origin is None else (origin,)),
             )
         self._notify()

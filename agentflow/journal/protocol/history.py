@@ -22,8 +22,8 @@ class HistoryVerbs(Protocol):
     ) -> Run:
         """Make an ended run PENDING again, and store `rows`, which say what it is to do again.
 
-        `origin` is remembered. Raises `Fenced` where it has moved since `epoch`, `UsageError` where it has not ended,
-        or has completed.
+        It is nobody's then. `origin` is remembered. Raises `Fenced` where it has moved since `epoch`, `UsageError`
+        where it has not ended, or has completed.
         """
         ...
 

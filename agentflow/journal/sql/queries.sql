@@ -261,7 +261,8 @@ UPDATE life SET ended = ?, "end" = ?, message = ?, account = ? WHERE run = ? AND
 SELECT * FROM life WHERE run = ? ORDER BY number
 
 -- name: reopen_run
-UPDATE run SET state = 'PENDING', message = '', ended = NULL, result = NULL, error = NULL, origins = ? WHERE number = ?
+UPDATE run SET state = 'PENDING', message = '', ended = NULL, result = NULL, error = NULL, owner = '', origins = ?
+WHERE number = ?
 
 -- name: insert_fork
 INSERT INTO fork VALUES (?, ?, ?, ?, ?, ?, ?)
