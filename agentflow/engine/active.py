@@ -100,7 +100,7 @@ class ActiveRun:
     submitted: bool = False
     #: Open ``busy`` blocks.
     busy_blocks: int = 0
-    #: Journal calls on their way in other threads.
+    #: Branches that are about to have a slot of a limit.
     hops: int = 0
     #: Where it comes from, if it began as a copy of another run.
     fork: Fork | None = None
@@ -111,6 +111,8 @@ class ActiveRun:
     claim: str = ""
     #: Limits that apply to each task of a tag, as they are now.
     tag_limits: frozenset[str] = frozenset()
+    #: Whoever drives it has its end recorded with those of others.
+    ends_with_others: bool = False
     #: Told, once, why the run has to wait before it starts.
     tell: Callable[[str], None] | None = None
 
@@ -130,7 +132,7 @@ class ActiveRun:
         self.hasher = Hasher(journal.key)
         #: What earlier lives recorded; None where there is nothing.
         self.records: Records | None = Records(rows, self.identify) if rows else None
-        self.delivery = Delivery(self.records, lambda: self.hops)
+        self.delivery = Delivery(self.records)
         #: The code differs from the one that wrote the records.
         self.changed = changed
         self._base = run.number << SEQUENCE_BITS
@@ -364,6 +366,7 @@ class ActiveRun:
             or self.turns
             or self.busy_blocks
             or self.hops
+            or self.delivery.hops
             or self.moving
             or self.group.busy
         ):

@@ -47,10 +47,10 @@ def when_settled(loop: asyncio.AbstractEventLoop, then: Callable[[], None]) -> N
 class Delivery:
     """The queue of one run on its event loop. All methods run on that loop."""
 
-    def __init__(self, records: Records | None, hops: Callable[[], int] = lambda: 0) -> None:
+    def __init__(self, records: Records | None) -> None:
         self._records = records
-        #: How many branches are on their way through another thread: while one is, it is hardly quiet.
-        self._hops = hops
+        #: Journal calls on their way in other threads: while there is one, it is hardly quiet.
+        self.hops = 0
         #: Blocks of `held` that have not ended.
         self._held = 0
         self._nap: asyncio.TimerHandle | None = None
@@ -169,7 +169,7 @@ class Delivery:
             self._wait(loop)
 
     def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._naps += _NOT_QUIET if self._hops() else 1
+        self._naps += _NOT_QUIET if self.hops else 1
         self._nap = loop.call_later(_NAP, self._settle, loop)
 
     def _due(self, *, patient: bool) -> int:

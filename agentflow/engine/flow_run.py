@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Generator
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
-from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -44,6 +44,7 @@ from agentflow.errors import (
     TaskTimeoutError,
     Unwinding,
 )
+from agentflow.journal.protocol import RunEnd
 from agentflow.model.runs import Run
 from agentflow.model.states import State, StateType, is_state
 from agentflow.model.waits import Wait
@@ -89,6 +90,28 @@ class Body:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     is_async: bool
+
+
+class Stretches:
+    """A life of a sync flow that stops where its end is to be recorded, which is for others to do."""
+
+    def __init__(self, active: ActiveRun, body: Body) -> None:
+        active.ends_with_others = body.policy.hooks is None
+        self._context, self._coroutine = copy_context(), run_stepwise(active, body, INLINE)
+
+    def go_on(self, refusal: BaseException | None = None) -> Outcome | RunEnd:
+        """Run it until it is over, or what it returns is recorded. `refusal`: of what it returned before."""
+        try:
+            if refusal is None:
+                return self._context.run(self._coroutine.send, None)
+            return self._context.run(self._coroutine.throw, refusal)
+        except StopIteration as stop:
+            return stop.value
+
+
+@types.coroutine
+def _left_to_others(end: RunEnd) -> Generator[RunEnd, None, None]:
+    yield end
 
 
 def run_blocking(active: ActiveRun, body: Body) -> Outcome:
@@ -408,24 +431,33 @@ async def _finished(
         # who asked and why is all there is to say, whoever writes it down
         final = State(state, message=str(error), data=error)
         message, failure = str(error), None
-    await _surely(
-        active,
-        partial(
-            active.journal.set_state,
-            active.number,
-            active.epoch,
-            state,
-            message=message,
-            result=data,
-            error=failure,
-            release=True,
-            account=account_of(active),
-        ),
-        rt,
+    await _record(
+        active, RunEnd(active.number, active.epoch, state, message, data, failure, account_of(active)), rt
     )
     await tell_of_run(active, active.policy, final, rt)
     return Outcome(
         active.run.id, state, value, error, active.tally, unclaimed=_unclaimed(active), final=final
+    )
+
+
+async def _record(active: ActiveRun, end: RunEnd, rt: Inline | Loop) -> None:
+    if active.ends_with_others and not (active.claim or active.places):
+        await _left_to_others(end)
+        return
+    number, epoch, state, message, result, error, account = end
+    await _surely(
+        active,
+        lambda: active.journal.set_state(
+            number,
+            epoch,
+            state,
+            message=message,
+            result=result,
+            error=error,
+            release=True,
+            account=account,
+        ),
+        rt,
     )
 
 

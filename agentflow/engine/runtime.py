@@ -312,11 +312,12 @@ class Loop:
         hop = asyncio.get_running_loop().run_in_executor(threads, function)
         if frame is None:
             return await finish(hop)
-        frame.run.hops += 1  # a run with one on its way is not quiet, whatever else waits in it
+        delivery = frame.run.delivery
+        delivery.hops += 1  # a run with one on its way is not quiet, whatever else waits in it
         try:
             return await finish(hop)
         finally:
-            frame.run.hops -= 1
+            delivery.hops -= 1
 
     async def shielded(
         self,

@@ -21,7 +21,8 @@ from agentflow.beginning import code_of, leaving
 from agentflow.claiming import loaded
 from agentflow.engine.active import ActiveRun, Options
 from agentflow.engine.crew import Crew
-from agentflow.engine.flow_run import run_blocking
+from agentflow.engine.ends import Ends
+from agentflow.engine.flow_run import Outcome, Stretches, run_blocking
 from agentflow.engine.waiting import waker_of
 from agentflow.errors import (
     AgentflowError,
@@ -34,7 +35,7 @@ from agentflow.errors import (
     Unwinding,
 )
 from agentflow.flows import Flow, default_options
-from agentflow.journal.protocol import Journal, RunClaim
+from agentflow.journal.protocol import EndsRunsTogether, Journal, RunClaim, RunEnd
 from agentflow.model.limits import RunLimits
 from agentflow.model.runs import Run
 from agentflow.model.states import StateType
@@ -155,8 +156,11 @@ class Worker(Asking):
         """Give back the runs that are still under way, at once."""
 
     @abstractmethod
-    def live(self, flow: Flow[..., Any], run_id: str) -> bool:
-        """Claim a run and execute a life of it to its end; returns whether it got anywhere. Raises what that raises."""
+    def live(self, flow: Flow[..., Any], run_id: str) -> bool | None:
+        """Claim a run and execute a life of it to its end; returns whether it got anywhere. Raises what that raises.
+
+        None: it is not over; `go_on` is called with the rest of it.
+        """
 
     @property
     @abstractmethod
@@ -340,9 +344,13 @@ class Worker(Asking):
         return True
 
     def _live(self, flow: Flow[..., Any], run_id: str) -> None:
-        moved = False
+        self.go_on(run_id, lambda: self.live(flow, run_id))
+
+    def go_on(self, run_id: str, stretch: Callable[[], bool | None]) -> None:
+        """Execute a stretch of a run's life; see `live`."""
+        moved: bool | None = False
         try:
-            moved = self.live(flow, run_id)
+            moved = stretch()
         except (RunOwnedError, RunFinishedError):  # somebody else was faster
             pass
         except OtherKeyError as error:
@@ -353,13 +361,17 @@ class Worker(Asking):
         except (AgentflowError, Unwinding) as error:
             self._on_error(f"run {run_id} stopped here and can be resumed: {error}")
         finally:
-            with self._lock:
-                self._under_way.pop(run_id, None)
-            self._suspects.forget(run_id)
-            self._rests.note(run_id, moved=moved)
-            if self._is_hungry():
-                self._has_room.set()
-            self._on_change()
+            if moved is not None:
+                self._is_over(run_id, moved=moved)
+
+    def _is_over(self, run_id: str, *, moved: bool) -> None:
+        with self._lock:
+            self._under_way.pop(run_id, None)
+        self._suspects.forget(run_id)
+        self._rests.note(run_id, moved=moved)
+        if self._is_hungry():
+            self._has_room.set()
+        self._on_change()
 
     def interrupt(self) -> None:
         """Look at the journal now."""
@@ -375,6 +387,9 @@ class InlineWorker(Worker):
         super().__init__(journal, flows, **options)
         self._active: dict[str, ActiveRun] = {}
         self._claimed: dict[str, _Claimed] = {}
+        self._ends = (
+            Ends(journal, lambda: self._crew.waiting > 0) if isinstance(journal, EndsRunsTogether) else None
+        )
 
     @property
     def places(self) -> int:
@@ -400,7 +415,7 @@ class InlineWorker(Worker):
         if known is not None:
             self.journal.release_run(known.run)
 
-    def live(self, flow: Flow[..., Any], run_id: str) -> bool:
+    def live(self, flow: Flow[..., Any], run_id: str) -> bool | None:
         known = self._claimed.pop(run_id, None)
         if known is None:
             if self._stopping:
@@ -414,13 +429,33 @@ class InlineWorker(Worker):
             if self._stopping:
                 active.drain()
         self._suspects.begin(run_id)
-        try:
-            outcome = run_blocking(active, flow.body(arguments))
-        finally:
-            with self._lock:
-                self._active.pop(run_id, None)
+        body = flow.body(arguments)
+        if self._ends is None or body.is_async:
+            return self._has_moved(run_blocking(active, body))
+        return self._stretch(self._ends, run_id, Stretches(active, body).go_on)
+
+    def _stretch(
+        self,
+        ends: Ends,
+        run_id: str,
+        go_on: Callable[[BaseException | None], Outcome | RunEnd],
+        refusal: BaseException | None = None,
+    ) -> bool | None:
+        came_to = go_on(refusal)
+        if isinstance(came_to, Outcome):
+            return self._has_moved(came_to)
+        rest = partial(self._stretch, ends, run_id, go_on)
+        ends.add(came_to, lambda refusal: self.go_on(run_id, lambda: rest(refusal)))
+        return None
+
+    def _has_moved(self, outcome: Outcome) -> bool:
         self._times.note(wait.due for wait in outcome.waiting_for)
         return outcome.state.is_final or outcome.tally.executed > 0
+
+    def _is_over(self, run_id: str, *, moved: bool) -> None:
+        with self._lock:
+            self._active.pop(run_id, None)
+        super()._is_over(run_id, moved=moved)
 
     def make_room(self) -> None:
         for life in list(self._active.values()):

@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 )
 
 from agentflow.errors import JournalUnavailable
-from agentflow.journal.protocol import CacheRow, Journal, RunClaim, RunFilter
+from agentflow.journal.protocol import CacheRow, EndsRunsTogether, Journal, RunClaim, RunEnd, RunFilter
 from agentflow.model.runs import NewRun, Origin, Run
 from agentflow.model.states import StateType
 from agentflow.model.steps import LogRow, StepRow
@@ -279,6 +279,36 @@ class Journals(DeploymentRules):
             self.oracle.orphan([run.number])
         if not self.oracle.is_taken(run.number):
             self.owners.pop(run.number, None)
+
+    @rule(
+        which=stores, indexes=st.lists(small, min_size=1, unique=True), ages=st.lists(ages, min_size=5, max_size=5),
+        state=mostly_alive, fault=faults,
+    )  # fmt: skip
+    def end_together(
+        self, which: int, indexes: list[int], ages: list[int], state: StateType, fault: Fault | None
+    ) -> None:
+        if not isinstance(self.stores[which], EndsRunsTogether):
+            return
+        chosen = {(run := self.run_of(index)).number: run for index in indexes}
+        runs = [run for run in chosen.values() if self.owner_of(run.number, which) == which]
+        ends = [
+            RunEnd(run.number, run.epoch + age, state, "m", b"r", None, b"{}")
+            for run, age in zip(runs, ages, strict=False)
+        ]
+
+        def call(journal: Journal) -> list[str]:
+            refusals = cast("EndsRunsTogether", journal).end_runs(ends)
+            for refusal in refusals:
+                if isinstance(refusal, JournalUnavailable):
+                    raise refusal
+            return [refusal.__class__.__name__ for refusal in refusals]
+
+        self.both(which, fault, call)
+        for end, run in zip(ends, runs, strict=True):
+            if self.struck and end.epoch == run.epoch:  # let go of, although it could not be written down
+                self.oracle.orphan([run.number])
+            if not self.oracle.is_taken(run.number):
+                self.owners.pop(run.number, None)
 
     @rule(which=stores, index=small, origin=st.sampled_from(sorted(Origin)), fault=faults)
     def add_origin(self, which: int, index: int, origin: Origin, fault: Fault | None) -> None:

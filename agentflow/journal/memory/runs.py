@@ -7,10 +7,16 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from agentflow.errors import RunFinishedError, RunNotFoundError, RunOwnedError
+from agentflow.errors import (
+    JournalUnavailable,
+    RunFinishedError,
+    RunNotFoundError,
+    RunOwnedError,
+    Unwinding,
+)
 from agentflow.journal import rules
 from agentflow.journal.memory.base import MemoryBase
-from agentflow.journal.protocol import RunClaim, RunFilter
+from agentflow.journal.protocol import RunClaim, RunEnd, RunFilter
 from agentflow.journal.rows import new_run
 from agentflow.model.lives import LifeEnd, end_of, last_words
 from agentflow.model.runs import NewRun, Origin, Run
@@ -149,6 +155,20 @@ class MemoryRuns(MemoryBase):
             if release or stored.is_final:
                 self._end_life(number, epoch, end_of(stored), why, account)
         self._notify()
+
+    def end_runs(self, ends: Sequence[RunEnd]) -> list[BaseException | None]:
+        """See `agentflow.journal.protocol.EndsRunsTogether`."""
+        refusals: list[BaseException | None] = []
+        for number, epoch, state, message, result, error, account in ends:
+            refusal = None
+            try:
+                self.set_state(
+                    number, epoch, state, message=message, result=result, error=error, release=True, account=account
+                )  # fmt: skip
+            except (Unwinding, ValueError, JournalUnavailable) as refused:
+                refusal = refused
+            refusals.append(refusal)
+        return refusals
 
     def add_origin(self, run_id: str, origin: Origin) -> None:
         with self._lock:

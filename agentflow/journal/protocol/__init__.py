@@ -15,7 +15,7 @@ from agentflow.journal.protocol.deployments import DeploymentFilter, DeploymentV
 from agentflow.journal.protocol.history import HistoryVerbs
 from agentflow.journal.protocol.limits import LimitVerbs
 from agentflow.journal.protocol.retention import Pruned, RetentionVerbs
-from agentflow.journal.protocol.runs import RunClaim, RunFilter, RunVerbs
+from agentflow.journal.protocol.runs import EndsRunsTogether, RunClaim, RunEnd, RunFilter, RunVerbs
 from agentflow.journal.protocol.steps import StepVerbs
 from agentflow.journal.protocol.waits import WaitVerbs
 
@@ -73,8 +73,10 @@ __all__ = [
     "CacheLock",
     "CacheRow",
     "DeploymentFilter",
+    "EndsRunsTogether",
     "Journal",
     "Pruned",
     "RunClaim",
+    "RunEnd",
     "RunFilter",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from agentflow.model.runs import NewRun, Origin, Run
 from agentflow.model.states import StateType
@@ -35,6 +35,27 @@ class RunClaim(NamedTuple):
     fingerprint: str = ""
     #: Whether it is RUNNING then; else it waits to be.
     start: bool = True
+
+
+class RunEnd(NamedTuple):
+    """How a life of a run, in its epoch, ends; see `RunVerbs.set_state`."""
+
+    number: int
+    epoch: int
+    state: StateType
+    message: str = ""
+    result: bytes | None = None
+    error: bytes | None = None
+    account: bytes | None = None
+
+
+@runtime_checkable
+class EndsRunsTogether(Protocol):
+    """A store in which the ends of several lives cost little more than that of one."""
+
+    def end_runs(self, ends: Sequence[RunEnd]) -> list[BaseException | None]:
+        """Like `RunVerbs.set_state` for each, released, in one durable commit; with what each one was refused with."""
+        ...
 
 
 class RunVerbs(Protocol):

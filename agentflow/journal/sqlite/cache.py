@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import apsw
@@ -95,7 +95,8 @@ def put_cache(db: apsw.Connection, entries: Sequence[CacheRow]) -> None:
     db.execute(SQL["prune_cache"], (newest - KEPT_EXPIRED, PRUNED_AT_ONCE))
 
 
-def forget_run(db: apsw.Connection, number: int) -> None:
-    """A run has ended: what it alone could use, and the locks that it held."""
-    db.execute(SQL["drop_private_cache"], (number,))
-    db.execute(SQL["drop_run_locks"], (number,))
+def forget_runs(db: apsw.Connection, numbers: Iterable[int]) -> None:
+    """Runs have ended: what they alone could use, and the locks that they held."""
+    ended = [(number,) for number in numbers]
+    db.executemany(SQL["drop_private_cache"], ended)
+    db.executemany(SQL["drop_run_locks"], ended)

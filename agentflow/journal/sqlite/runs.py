@@ -10,14 +10,20 @@ from typing import Any, TypeVar
 import apsw
 import orjson
 
-from agentflow.errors import JournalUnavailable, RunFinishedError, RunNotFoundError, RunOwnedError
+from agentflow.errors import (
+    JournalUnavailable,
+    RunFinishedError,
+    RunNotFoundError,
+    RunOwnedError,
+    Unwinding,
+)
 from agentflow.journal import rules
-from agentflow.journal.protocol import RunClaim, RunFilter
+from agentflow.journal.protocol import RunClaim, RunEnd, RunFilter
 from agentflow.journal.rows import EPOCH, new_run, new_run_values, run_from
 from agentflow.journal.sql.filters import runs_listed
 from agentflow.journal.sql.lives import end_life
 from agentflow.journal.sqlite.base import SQL, SqliteBase, changes, check_epoch
-from agentflow.journal.sqlite.cache import forget_run
+from agentflow.journal.sqlite.cache import forget_runs
 from agentflow.model.lives import LifeEnd, end_of, last_words
 from agentflow.model.runs import NewRun, Origin, Run
 from agentflow.model.states import StateType
@@ -154,7 +160,7 @@ class SqliteRuns(SqliteBase):
                 state = StateType.CANCELLED.value
             if StateType(state).is_final:
                 end = end_of(StateType(state))
-                forget_run(db, run.number)
+                forget_runs(db, [run.number])
             end_life(changes(db), run.number, run.epoch, self.owner, now, end)
 
         try:
@@ -176,21 +182,12 @@ class SqliteRuns(SqliteBase):
         release: bool = False,
         account: bytes | None = None,
     ) -> None:
-        now = self._clock()
+        now, move = self._clock(), RunEnd(number, epoch, state, message, result, error, account)
 
         def work(db: apsw.Connection) -> None:
-            row = db.execute("SELECT state, epoch, message FROM run WHERE number = ?", (number,)).get
-            over = release and row is not None and row[0] == StateType.CANCELLING and _is_undone(db, number)
-            stored, why = rules.next_state(row, epoch, state, message, over=over)
-            ended = now if stored.is_final else None
-            db.execute(
-                SQL["set_state"],
-                (stored.value, why, ended, result, error, int(release), number, epoch, now),
-            )
-            if stored.is_final:
-                forget_run(db, number)
-            if release or stored.is_final:
-                end_life(changes(db), number, epoch, self.owner, now, end_of(stored), why, account)
+            (refusal,) = self._move(db, [move], now, release=release)
+            if refusal is not None:
+                raise refusal
 
         try:
             self._commit(work, durable=durable)
@@ -201,6 +198,50 @@ class SqliteRuns(SqliteBase):
         if release:
             self._ownership.release(number, epoch)
         self._notify()
+
+    def end_runs(self, ends: Sequence[RunEnd]) -> list[BaseException | None]:
+        """See `agentflow.journal.protocol.EndsRunsTogether`."""
+        now = self._clock()
+        refusals: list[BaseException | None]
+        try:
+            refusals = self._commit(lambda db: self._move(db, ends, now, release=True), durable=True)
+        except JournalUnavailable as error:
+            refusals = [error] * len(ends)
+        for end, refusal in zip(ends, refusals, strict=True):
+            if refusal is None or isinstance(refusal, JournalUnavailable):
+                self._ownership.release(end.number, end.epoch)
+        self._notify()
+        return refusals
+
+    def _move(
+        self, db: apsw.Connection, moves: Sequence[RunEnd], now: float, *, release: bool
+    ) -> list[BaseException | None]:
+        """Change the states of different runs, of those that may; with what the others were refused with."""
+        refusals: list[BaseException | None] = []
+        states: list[tuple[RunEnd, StateType, str]] = []
+        for move in moves:
+            refusal = None
+            row = db.execute("SELECT state, epoch, message FROM run WHERE number = ?", (move.number,)).get
+            over = (
+                release and row is not None and row[0] == StateType.CANCELLING and _is_undone(db, move.number)
+            )
+            try:
+                states.append((move, *rules.next_state(row, move.epoch, move.state, move.message, over=over)))
+            except (Unwinding, ValueError) as error:
+                refusal = error
+            refusals.append(refusal)
+        values = [
+            (state.value, why, now if state.is_final else None, move.result, move.error, int(release), move.number,
+             move.epoch, now)
+            for move, state, why in states
+        ]  # fmt: skip
+        db.executemany(SQL["set_state"], values)
+        forget_runs(db, [move.number for move, state, _ in states if state.is_final])
+        for move, state, why in states:
+            if release or state.is_final:
+                end, words = end_of(state), (why, move.account)
+                end_life(changes(db), move.number, move.epoch, self.owner, now, end, *words)
+        return refusals
 
     def add_origin(self, run_id: str, origin: Origin) -> None:
         def work(db: apsw.Connection) -> None:
@@ -230,7 +271,7 @@ class SqliteRuns(SqliteBase):
         ended = self._clock() if state.is_final else None
         db.execute(SQL["cancel"], (state.value, why, ended, run.number))
         if state.is_final:
-            forget_run(db, run.number)
+            forget_runs(db, [run.number])
 
     def _is_over(self, db: apsw.Connection, run: Run) -> bool:
         return rules.is_over(run, undone=_is_undone(db, run.number))
