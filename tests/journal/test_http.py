@@ -24,13 +24,16 @@ from agentflow.journal.http import HttpJournal
 from agentflow.journal.opening import open_journal
 from agentflow.journal.postgres import PostgresJournal
 from agentflow.journal.protocol import Journal
+from agentflow.journal.protocol.serving import SessionOver, SessionRow
 from agentflow.journal.sqlite import SqliteJournal
+from agentflow.journal.sqlite.sessions import SqliteSession
 from agentflow.journal.wire import VERBS, Asked, Verb, is_kept
 from agentflow.model.lives import LifeEnd
 from agentflow.model.runs import Run
 from agentflow.model.states import StateType
 from agentflow.model.steps import LogRow
 from agentflow.model.waits import Wait, WaitKind
+from agentflow.server.journal.sessions import Sessions
 from agentflow.settings import Settings
 from agentflow.workers.inline import InlineWorker
 from tests.journal.http_server import HttpServer, Served
@@ -319,6 +322,30 @@ def test_an_ended_run_that_goes_on_is_nobodys(served: Served, worker: HttpJourna
     served.close()
     served.open()
     assert served.journal.claim_run(run.id).epoch > run.epoch
+
+
+def test_nobody_goes_on_with_a_session_that_is_being_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A question of its worker that was on its way meanwhile does not bring it back: what it owned is free."""
+    journal = SqliteJournal(tmp_path / "j.db", KEY)
+    sessions = Sessions(journal)
+    session = sessions.open("host:1", 30.0, "key")
+    run = session.create_run(new("run"))
+    drop, asked = SqliteSession.drop_session, list[str]()
+
+    def drop_meanwhile(self: SqliteSession, row: SessionRow, *, lapsed: bool) -> None:
+        with pytest.raises(SessionOver):
+            sessions.renew(row.id, "key")
+        asked.append(row.id)
+        drop(self, row, lapsed=lapsed)
+
+    monkeypatch.setattr(SqliteSession, "drop_session", drop_meanwhile)
+    sessions.end(session.row.id, "key")
+    assert asked == [session.row.id]
+    assert not journal.is_owned(run)
+    assert journal.claim_run(run.id).epoch == run.epoch + 1
+    journal.close()
 
 
 def test_news_reach_a_worker_that_does_not_ask(served: Served, worker: HttpJournal) -> None:

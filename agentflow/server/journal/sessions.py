@@ -66,6 +66,8 @@ class Sessions:
         self._journal = journal
         self._lock = threading.Lock()
         self._served: dict[str, Served] = {}
+        #: Those that are being ended: nobody goes on with them meanwhile.
+        self._ending: set[str] = set()
         self._looked = time.monotonic()
         self._stopped = False
         for row in journal.sessions():
@@ -86,6 +88,8 @@ class Sessions:
         with self._lock:
             if self._stopped:
                 raise SessionAway
+            if session_id in self._ending:
+                raise SessionOver
             found = self._served.get(session_id) or self._resume(session_id)
         if found is None or found.journal.row.api_key != api_key:
             raise SessionOver
@@ -139,7 +143,13 @@ class Sessions:
         return served
 
     def _end(self, session: Served, *, lapsed: bool) -> None:
+        session_id = session.journal.row.id
         with self._lock:
-            known = self._served.pop(session.journal.row.id, None)
-        if known is not None:
-            known.journal.end(lapsed=lapsed)
+            if self._served.pop(session_id, None) is None:
+                return
+            self._ending.add(session_id)
+        try:
+            session.journal.end(lapsed=lapsed)
+        finally:
+            with self._lock:
+                self._ending.discard(session_id)
