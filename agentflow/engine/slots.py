@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from agentflow.engine.deadlocks import claim_id, is_nested, to_give_up
 from agentflow.engine.draining import hold
 from agentflow.engine.queueing import may_go_on
-from agentflow.engine.waiting import Wakeup
+from agentflow.engine.waiting import Wakeup, alive
 from agentflow.errors import AcquireConcurrencySlotTimeoutError, SlotDeadlockError, Unwinding
 from agentflow.journal.protocol import Journal
 from agentflow.model.ids import new_id
@@ -80,7 +80,7 @@ class Keeper:
 
     def __init__(self, journal: Journal) -> None:
         self.id = new_id()
-        self._journal = journal
+        self._reference = ref(journal)  # for as long as it lives, there is one of us
         self._turns: dict[str, Turn] = {}
         #: Leases of what is held, by claim.
         self._held: dict[str, float] = {}
@@ -94,7 +94,11 @@ class Keeper:
         self._wake = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._undo = journal.subscribe(self._changed)
+        journal.subscribe(self._changed)
+
+    @property
+    def _journal(self) -> Journal:
+        return alive(self._reference)
 
     # -- asking
     def ask(self, claim: Claim) -> Grant:

@@ -12,7 +12,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from agentflow.engine.awakening import wait_until_set
 from agentflow.engine.records import Place
@@ -21,6 +21,7 @@ from agentflow.errors import (
     Cancelling,
     DecisionRefusedError,
     Fenced,
+    JournalUnavailable,
     Unwinding,
 )
 from agentflow.journal.protocol import Journal
@@ -43,6 +44,15 @@ def wait_id(run: ActiveRun, kind: WaitKind, scope: bytes, place: Place, count: i
     where = run.identify(scope, place)
     digest = run.hasher.digest(b"%b|%d|%b|%d" % (kind.value.encode(), run.number, where, count))
     return f"{_PREFIX.get(kind, kind.value)}-{digest.hex()[:16]}"
+
+
+def alive(reference: ReferenceType[Journal]) -> Journal:
+    """The journal, for those who are there as long as it is. Raises `JournalUnavailable` where it is gone."""
+    journal = reference()
+    if journal is None:
+        message = "the journal is closed"
+        raise JournalUnavailable(message)
+    return journal
 
 
 class Wakeup:
@@ -167,13 +177,17 @@ class Waker:
     """One thread per journal: sees decisions, elapsed timers, cancellations and quiet runs."""
 
     def __init__(self, journal: Journal) -> None:
-        self._journal = journal
+        self._reference = ref(journal)  # for as long as it lives, there is one of us
         self._runs: dict[ActiveRun, _Quiet] = {}
         self._wake = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._version = -1
-        self._undo = journal.subscribe(self._changed)
+        journal.subscribe(self._changed)
+
+    @property
+    def _journal(self) -> Journal:
+        return alive(self._reference)
 
     def add(self, run: ActiveRun) -> None:
         """Watch a run."""
@@ -204,8 +218,8 @@ class Waker:
     def _work(self) -> None:
         while True:
             with self._lock:
-                runs = dict(self._runs)
-            told = self._wake.wait(self._patience(runs))
+                patience = self._patience()
+            told = self._wake.wait(patience)
             self._wake.clear()
             with self._lock:
                 if not told and not self._runs:
@@ -216,13 +230,14 @@ class Waker:
                 self._look(runs)
             except (Exception, Unwinding):  # one run was taken over, the disk is full: others still wait
                 self._version = -1  # so that the next look sees everything anew
+            del runs  # nothing is kept alive while this waits
 
-    def _patience(self, runs: dict[ActiveRun, _Quiet]) -> float | None:
+    def _patience(self) -> float | None:
         waits = [
             run.options.settings.quiet_grace
             if (run.pendings or run.blocked.held) and not quiet.said
             else run.options.settings.poll_interval
-            for run, quiet in runs.items()
+            for run, quiet in self._runs.items()
         ]
         return min(waits, default=1.0)
 
