@@ -100,8 +100,8 @@ class ActiveRun:
     submitted: bool = False
     #: Open ``busy`` blocks.
     busy_blocks: int = 0
-    #: Branches that are about to have a slot of a limit.
-    hops: int = 0
+    #: Branches that wait for what others than this run bring about: it is not quiet meanwhile.
+    waits_for_others: int = 0
     #: Where it comes from, if it began as a copy of another run.
     fork: Fork | None = None
     #: The steps through which the flow failed, by their sequences.
@@ -365,7 +365,7 @@ class ActiveRun:
             not (self.pendings or self.blocked.held)
             or self.turns
             or self.busy_blocks
-            or self.hops
+            or self.waits_for_others
             or self.delivery.hops
             or self.moving
             or self.group.busy

@@ -75,7 +75,7 @@ def _waiting(call: Call, *, moves: bool) -> Generator[None, None, None]:
     """Places that the call and those around it have among others are free meanwhile."""
     run, lane = call.run, call.lane
     with run.lock:
-        run.hops += moves
+        run.waits_for_others += moves
     if lane is not None:
         lane.lend()
     try:
@@ -85,4 +85,4 @@ def _waiting(call: Call, *, moves: bool) -> Generator[None, None, None]:
         if lane is not None:
             lane.take_back()
         with run.lock:
-            run.hops -= moves
+            run.waits_for_others -= moves
