@@ -109,19 +109,22 @@ class Committer:
                 ring(self._waiting)
         return True
 
-    def try_execute(self, statement: str, values: Sequence[Any]) -> int:
-        """`try_run` for one statement, the cheapest commit there is: how many rows it changed, -1 for False."""
+    def try_execute(self, statement: str, values: Sequence[Any]) -> int | None:
+        """`try_run` for one statement, the cheapest commit there is; None for False.
+
+        Gives the number that it returns, or how many rows it changed.
+        """
         if not self.lock.acquire(blocking=False):
-            return -1
+            return None
         try:
             if self.closed:
                 raise JournalUnavailable(self.closed)
             if not self.turnstile.try_enter():
-                return -1
+                return None
             try:
                 self._prepare(full=False)
-                self.connection.execute(statement, values)
-                return self.connection.changes()
+                number: int | None = self.connection.execute(statement, values).get
+                return self.connection.changes() if number is None else number
             except apsw.Error as error:
                 raise failed(error) from error
             finally:

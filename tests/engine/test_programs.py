@@ -156,9 +156,13 @@ def test_whoever_insists_is_not_kept_waiting(tmp_path: Path, where: str) -> None
     """A second SIGTERM does not wait for steps to end."""
     begun = time.monotonic()
     program = started(tmp_path, where, patience=3600.0)
+    said_at: list[float] = []
 
     def insists() -> bool:
-        program.send(signal.SIGTERM)
+        """Once a second: one that comes while the run is being given back may cut that short."""
+        if not said_at or time.monotonic() > said_at[-1] + 1:
+            said_at.append(time.monotonic())
+            program.send(signal.SIGTERM)
         return program.has_ended
 
     until(insists)

@@ -19,8 +19,8 @@ class SteadyJournals(LimitedJournals):
         del which, got
         return False, True
 
-    def fault_of_rows(self, fault: Fault | None, *, again: bool) -> Fault | None:
-        """None where they are there already: whoever loses the connection takes them for its own, which are equal."""
+    def fault_of(self, fault: Fault | None, *, again: bool) -> Fault | None:
+        """None where it is there already: whoever loses the connection takes it for its own, which is equal."""
         return None if again else fault
 
     def tried(self, journal: Journal, number: int, epoch: int, rows: list[StepRow]) -> bool:

@@ -274,7 +274,7 @@ class Journals(DeploymentRules):
             )  # fmt: skip
 
         which = self.owner_of(run.number, which)
-        self.both(which, fault, call, repeat=repeat)
+        self.both(which, self.fault_of(fault, again=run.state is state), call, repeat=repeat)
         if self.struck and release and age == 0:  # let go of, although it could not be written down
             self.oracle.orphan([run.number])
         if not self.oracle.is_taken(run.number):
@@ -350,7 +350,7 @@ class Journals(DeploymentRules):
         def call(journal: Journal) -> None:
             journal.append(run.number, run.epoch + age, rows, durable=durable, cache=cache, consumed=taken)
 
-        self.both(which, self.fault_of_rows(fault, again=again), call, repeat=repeat)
+        self.both(which, self.fault_of(fault, again=again), call, repeat=repeat)
 
     @rule(which=stores, index=small, age=ages, count=st.integers(1, 3), again=repeats, fault=faults)
     def try_append(
@@ -358,11 +358,11 @@ class Journals(DeploymentRules):
     ) -> None:
         run = self.run_of(index)
         rows = [self.new_row(run, again=again) for _ in range(count)]
-        fault = self.fault_of_rows(fault, again=again)
+        fault = self.fault_of(fault, again=again)
         self.both(which, fault, lambda journal: self.tried(journal, run.number, run.epoch + age, rows))
 
-    def fault_of_rows(self, fault: Fault | None, *, again: bool) -> Fault | None:
-        """What strikes rows that are written, or `again` written."""
+    def fault_of(self, fault: Fault | None, *, again: bool) -> Fault | None:
+        """What strikes what is written, or `again` written."""
         del again
         return fault
 

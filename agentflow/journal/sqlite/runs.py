@@ -43,6 +43,12 @@ class SqliteRuns(SqliteBase):
         owned = state is StateType.RUNNING if owned is None else owned
         owner = self.owner if owned else ""
         values = new_run_values(new, state, owner)
+        if not (owned or new.parent or new.deployment):
+            number = self._committer.try_execute(SQL["create_run"], values)
+            if number is not None:
+                self._count(1)
+                self._notify()
+                return new_run(new, state, owner, number)
         taken: list[tuple[int, int]] = []
 
         def work(db: apsw.Connection) -> int:

@@ -72,7 +72,7 @@ class SqliteSteps(SqliteBase):
 
     def _append_one(self, row: StepRow, epoch: int) -> bool:
         changed = self._committer.try_execute(_FENCED, (*row, epoch))
-        if changed < 0:
+        if changed is None:
             return False
         if not changed:
             raise Fenced(LOST)
