@@ -97,9 +97,9 @@ class Journals(DeploymentRules):
         return self.waits[index % len(self.waits)] if self.waits else "nothing"
 
     def new_row(self, run: Run, *, again: bool = False) -> StepRow:
-        self.rows += not again
+        self.rows = max(1, self.rows + (not again))
         return StepRow(
-            (run.number << 32) + max(1, self.rows), "completed", "task", "step", b"", b"key", b"", 0, 0, 0, 0, 0,
+            (run.number << 32) + self.rows, "completed", "task", "step", b"", b"key", b"", 0, 0, 0, 0, 0,
             self.now, None, b"1", None,
         )  # fmt: skip
 
