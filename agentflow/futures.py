@@ -141,10 +141,10 @@ class First(Coroutine[Any, Any, Winner]):
                 await LOOP.settled(self._choice.call.frame.run)
             else:
                 await asyncio.wait([racing[position]])
+                self._choice.call.leaving = partial(_let_go, made)  # as it was when the choice was recorded
                 await self._choice.record_async(position)
         finally:
-            with self._choice.call.frame.run.delivery.held():
-                await _cancelled(made)
+            await _cancelled(made)
         if known is None:
             await self._choice.record_async(position)
         runner = list(self._runners.values())[position]
@@ -195,11 +195,17 @@ def _on_loop(runner: Any, made: list[asyncio.Future[Any]]) -> asyncio.Future[Any
     return found
 
 
-async def _cancelled(runners: list[asyncio.Future[Any]]) -> None:
-    """Cancel what has not ended, and return when it has: nothing of a loser happens after the race."""
+def _let_go(runners: list[asyncio.Future[Any]]) -> list[asyncio.Future[Any]]:
+    """Cancel what has not ended; gives that."""
     left = [runner for runner in runners if not runner.done()]
     for runner in left:
         runner.cancel()
+    return left
+
+
+async def _cancelled(runners: list[asyncio.Future[Any]]) -> None:
+    """Cancel what has not ended, and return when it has: nothing of a loser happens after the race."""
+    left = _let_go(runners)
     if left:
         await asyncio.wait(left)
 

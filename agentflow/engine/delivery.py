@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from agentflow.engine.readings import Readings, carrier
@@ -24,6 +24,9 @@ _NAP = 0.002
 _NAPS = 12
 #: What a nap counts during which something was on its way through another thread.
 _NOT_QUIET = 0.02
+Leaving = Callable[[], Sequence[asyncio.Future[Any]]]
+"""Called when a record's turn has come, before it is delivered: has branches end, and gives those that have not yet."""
+
 #: How many values, of those that follow, are opened while the next one is.
 _AHEAD = 3
 
@@ -51,15 +54,17 @@ class Delivery:
         self._records = records
         #: Journal calls on their way in other threads: while there is one, it is hardly quiet.
         self.hops = 0
-        #: Blocks of `held` that have not ended.
-        self._held = 0
         self._nap: asyncio.TimerHandle | None = None
         #: What is on its way to readers, before whom nothing is delivered.
         self.readings = Readings()
         self._next = 0
-        self._heap: list[tuple[int, int, asyncio.Future[None], Record, _Opening | None]] = []
+        self._heap: list[
+            tuple[int, int, asyncio.Future[None], Record, _Opening | None, _Departure | None]
+        ] = []
         #: How many of those in the heap take long to open.
         self._far = 0
+        #: How many of them wait for others to end.
+        self._departing = 0
         self._holds: list[asyncio.Future[None]] = []
         self._pumping = False
         self._naps = 0.0
@@ -84,17 +89,25 @@ class Delivery:
         return bool(self._heap or self._holds)
 
     async def deliver(
-        self, loop: asyncio.AbstractEventLoop, record: Record, function: Callable[[], Draft] | None = None
+        self,
+        loop: asyncio.AbstractEventLoop,
+        record: Record,
+        function: Callable[[], Draft] | None = None,
+        leaving: Leaving | None = None,
     ) -> Draft | None:
         """Return when it is `record`'s turn; with what `function` gives, which takes long.
 
-        It is called in a thread, before that turn, so that what was committed together still comes together.
+        It is called in a thread, before that turn, so that what was committed together still comes together. For the
+        same reason nothing is delivered until those have ended that are `leaving`; but after a quiet spell it is: what
+        they wait for may wait for that.
         """
         turn = loop.create_future()
         opening = None if function is None else _Opening(function)
         self._far += opening is not None
         self._count += 1
-        heapq.heappush(self._heap, (record.seq, self._count, turn, record, opening))
+        departure = None if leaving is None else _Departure(leaving, partial(self._look_again, loop))
+        self._departing += departure is not None
+        heapq.heappush(self._heap, (record.seq, self._count, turn, record, opening, departure))
         self._start(loop)
         await turn
         return None if opening is None else opening.draft()
@@ -107,28 +120,12 @@ class Delivery:
             self._start(loop)
             await turn
 
-    @contextmanager
-    def held(self) -> Generator[None, None, None]:
-        """Deliver nothing until the block has ended: whoever was given the last value has not got it yet.
-
-        After a quiet spell it is delivered all the same: what the block waits for may wait for that.
-        """
-        loop = asyncio.get_running_loop()
-        self._held += 1
-        try:
-            yield
-        finally:
-            self._held -= 1
-            if self._nap is not None:
-                self._nap.cancel()
-                self._settle(loop)
-
     def release(self) -> None:
         """Let everybody go (the run is being fenced)."""
         self._let_go()
         while self._heap:
             _resolve(heapq.heappop(self._heap)[2])
-        self._far = 0
+        self._far = self._departing = 0
 
     def _let_go(self) -> None:
         for turn in self._holds:
@@ -150,11 +147,11 @@ class Delivery:
             self.readings.after(lambda: self._pump(loop))
             return
         patient = self._naps < _NAPS
-        if self._held and patient:
-            self._wait(loop)
-            return
         count = self._due(patient=patient) if self._heap else 0
         if count and self._far and self._open(loop, count):
+            return
+        if count and patient and self._departing and not self._have_left(count):
+            self._wait(loop)
             return
         moved = count > 0
         self._hand_out(count)
@@ -167,6 +164,11 @@ class Delivery:
             self._settle(loop)
         else:
             self._wait(loop)
+
+    def _look_again(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._nap is not None:
+            self._nap.cancel()
+            self._settle(loop)
 
     def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
         self._naps += _NOT_QUIET if self.hops else 1
@@ -187,10 +189,16 @@ class Delivery:
             return 0
         return min(count, len(self._heap))
 
+    def _have_left(self, count: int) -> bool:
+        """Whether all have ended that are to before so many are handed out."""
+        departures = [entry[5] for entry in heapq.nsmallest(count, self._heap)]
+        return not sum(not departure.is_over() for departure in departures if departure is not None)
+
     def _hand_out(self, count: int) -> None:
         for _ in range(count):
-            _, _, turn, record, opening = heapq.heappop(self._heap)
+            _, _, turn, record, opening, departure = heapq.heappop(self._heap)
             self._far -= opening is not None
+            self._departing -= departure is not None
             record.claimed = Record.DELIVERED
             _resolve(turn)
 
@@ -220,6 +228,24 @@ class Delivery:
                 break
             found.append(self.order[position])
         return found
+
+
+class _Departure:
+    """Branches that are to have ended before a record is delivered."""
+
+    __slots__ = ("_leaving", "_left", "_then")
+
+    def __init__(self, leaving: Leaving, then: Callable[[], None]) -> None:
+        self._leaving, self._then = leaving, then
+        self._left: Sequence[asyncio.Future[Any]] | None = None
+
+    def is_over(self) -> bool:
+        """Whether they have ended; they are told to when this is asked for the first time."""
+        if self._left is None:
+            self._left = self._leaving()
+            for one in self._left:
+                one.add_done_callback(lambda _: self._then())
+        return all(one.done() for one in self._left)
 
 
 class _Opening:

@@ -25,6 +25,7 @@ from agentflow.journal.protocol import CacheRow
 
 if TYPE_CHECKING:
     from agentflow.engine.active import ActiveRun
+    from agentflow.engine.delivery import Leaving
     from agentflow.engine.futures import TaskFuture
     from agentflow.engine.records import Record
     from agentflow.engine.waiting import Wakeup
@@ -53,8 +54,13 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> T:
 class Runtime(Protocol):
     """What the engine needs of a colour."""
 
-    async def deliver(self, run: ActiveRun, record: Record, *, opens: bool = True) -> Draft | None:
-        """Return when it is the record's turn; with its value, if it has one that took long to open, and `opens`."""
+    async def deliver(
+        self, run: ActiveRun, record: Record, *, opens: bool = True, leaving: Leaving | None = None
+    ) -> Draft | None:
+        """Return when it is the record's turn; with its value, if it has one that took long to open, and `opens`.
+
+        `leaving`: branches that have ended then.
+        """
         ...
 
     async def settled(self, run: ActiveRun) -> None:
@@ -151,8 +157,10 @@ class Inline:
 
     awaits = False
 
-    async def deliver(self, run: ActiveRun, record: Record, *, opens: bool = True) -> Draft | None:
-        del run, opens
+    async def deliver(
+        self, run: ActiveRun, record: Record, *, opens: bool = True, leaving: Leaving | None = None
+    ) -> Draft | None:
+        del run, opens, leaving
         record.claimed = 2
 
     async def settled(self, run: ActiveRun) -> None:
@@ -274,10 +282,12 @@ class Loop:
 
     awaits = True
 
-    async def deliver(self, run: ActiveRun, record: Record, *, opens: bool = True) -> Draft | None:
+    async def deliver(
+        self, run: ActiveRun, record: Record, *, opens: bool = True, leaving: Leaving | None = None
+    ) -> Draft | None:
         opening = opening_of(run, record) if opens else None
         if len(run.tasks) > 1:
-            return await run.delivery.deliver(asyncio.get_running_loop(), record, opening)
+            return await run.delivery.deliver(asyncio.get_running_loop(), record, opening, leaving)
         found = None if opening is None else await self.transfer(opening)
         record.claimed = 2
         return found

@@ -35,6 +35,7 @@ from agentflow.payloads.envelopes import TEXT, Draft
 from agentflow.payloads.failures import decode_failure
 
 if TYPE_CHECKING:
+    from agentflow.engine.delivery import Leaving
     from agentflow.engine.policy import StepPolicy
     from agentflow.engine.runtime import Runtime
     from agentflow.engine.submission import Lane, Work
@@ -57,6 +58,8 @@ class Call:
     own: bool = False
     #: Where it has a place while it runs.
     lane: Lane | None = None
+    #: Branches that have ended when what is recorded of it is delivered.
+    leaving: Leaving | None = None
     #: What was submitted, if it was.
     work: Work | None = None
     #: The row that holds its value, where that is a large one.
@@ -297,7 +300,7 @@ async def replay(call: Call, record: Record, rt: Runtime) -> Any:
     if record.effect:
         call.frame.count_effect(record.place)
     call.last = record.row
-    opened = await rt.deliver(call.run, record)
+    opened = await rt.deliver(call.run, record, leaving=call.leaving)
     if call.run.guarded:
         call.run.check(call.frame)
     if record.value is not None and (len(record.value) > LARGE or record.value[0] < TEXT):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agentflow import flow, scope, task
+from agentflow import first, flow, scope, task
 from agentflow.errors import MissingContextError
 from agentflow.fingerprints import unmarked
 from agentflow.model.steps import StepEvent
@@ -107,6 +107,50 @@ def test_a_list_that_branches_share_is_filled_in_the_recorded_order(seed: int) -
     outcome = resume(run, run_id, journal)
     assert sorted(outcome.value) == list(range(8))
     assert len(rows(journal, "intent")) == 1
+
+
+@pytest.mark.parametrize("longer", [0, 1, 7, 40])
+def test_a_race_is_over_for_its_branch_when_it_is_for_others(longer: int) -> None:
+    """However much longer its losers take to leave: what was committed with its result is received in that order."""
+    lives: list[list[Any]] = []
+
+    @task
+    async def tick(number: int) -> int:
+        return number
+
+    async def lingering() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for _ in range(longer * len(lives)):
+                await asyncio.sleep(0)
+
+    @flow
+    async def run() -> list[Any]:
+        got: list[Any] = []
+
+        async def racer(number: int) -> None:
+            won = await first(tick(100 + number), lingering())
+            got.append(("race", number, won.which))
+
+        async def ticking() -> None:
+            for number in range(8):
+                for _ in range(10):
+                    await asyncio.sleep(0)
+                value = await tick(number)
+                got.append(value)
+
+        await asyncio.gather(racer(0), ticking(), racer(1))
+        lives.append(got)
+        if len(lives) == 1:
+            raise Death
+        return got
+
+    journal = memory()
+    run_id = die(run, journal=journal)
+    outcome = resume(run, run_id, journal)
+    assert outcome.value == lives[0]
+    assert outcome.tally.executed == 0
 
 
 def test_a_branch_added_in_front_keeps_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
