@@ -7,7 +7,7 @@ from typing import Any
 
 from cyclopts import App
 
-from agentflow.cli.output import COMPLETED, age, print_json, print_table, say
+from agentflow.cli.output import COMPLETED, age, at_most, print_json, print_table, say
 from agentflow.cli.run import Flag
 from agentflow.engine.cache_misses import run_name
 from agentflow.journal.opening import open_journal
@@ -28,7 +28,7 @@ def ls(*, task: str = "", expired: Flag = False, limit: int = 50, json: Flag = F
         json: Print a JSON list.
     """
     now = time.time()
-    wanted = CacheFilter(name=task, expired_by=now if expired else None, limit=max(limit, 0))
+    wanted = CacheFilter(name=task, expired_by=now if expired else None, limit=at_most(limit))
     views = [cache_view(entry, now) for entry in open_journal().cache_entries(wanted)]
     if json:
         print_json(views)

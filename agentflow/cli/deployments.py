@@ -13,6 +13,7 @@ from agentflow.cli.output import (
     COMPLETED,
     WRONG_USE,
     age,
+    at_most,
     complain,
     print_json,
     print_line,
@@ -120,7 +121,7 @@ def ls(*, flow: str = "", tag: Texts = (), limit: int = 1000, json: Flag = False
         limit: At most so many; default: 1000.
         json: Print a JSON list.
     """
-    found = open_journal().list_deployments(DeploymentFilter(limit=max(limit, 0), flow=flow, tags=tag))
+    found = open_journal().list_deployments(DeploymentFilter(limit=at_most(limit), flow=flow, tags=tag))
     views = [deployment_view(deployment, full=False) for deployment in found]
     if json:
         print_json(views)

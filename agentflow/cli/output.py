@@ -14,6 +14,8 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
+from agentflow.errors import UsageError
+
 #: Exit codes, the same for every command that runs a flow.
 COMPLETED, FAILED, WRONG_USE, WAITS_FOR_PERSON, SUSPENDED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -86,6 +88,14 @@ def result_stream(*, alone: bool) -> Generator[TextIO, None, None]:
         sys.stdout.flush()
         os.dup2(kept, 1)
         os.close(kept)
+
+
+def at_most(limit: int) -> int:
+    """How many a listing shows. Raises `UsageError` for none."""
+    if limit < 1:
+        message = f"--limit wants a number from 1 on, not {limit}"
+        raise UsageError(message)
+    return limit
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:

@@ -17,6 +17,7 @@ from agentflow.cli.finding import find_run
 from agentflow.cli.output import (
     COMPLETED,
     age,
+    at_most,
     json_line,
     print_json,
     print_line,
@@ -76,7 +77,7 @@ def ls(
     states = tuple(_state(name) for name in state)
     journal = open_journal()
     above = find_run(journal, parent).id if parent else ""
-    wanted = RunFilter(max(limit, 0), states, flow, parent=above, tags=tag, deployment=deployment)
+    wanted = RunFilter(at_most(limit), states, flow, parent=above, tags=tag, deployment=deployment)
     runs, queues = journal.list_runs(wanted), Queues(journal)
     if json:
         print_json([queues.view(run, full=False) for run in runs])

@@ -74,7 +74,7 @@ async def take_for_tags(call: Call, child: Frame, rt: Runtime) -> None:
         return
     settings = run.options.settings
     claim = claim_of(run.journal, settings, names, frame=call.frame, step=call.policy.name)
-    if await take(run.journal, settings, claim, rt, frame=call.frame):
+    if await take(run.journal, settings, claim, rt, frame=call.frame, work=call.work):
         child.slots, child.claim = tuple(names), claim.id
     child.t0 = run.clock()
 

@@ -27,6 +27,7 @@ from agentflow.model.limits import Claim, Grant
 if TYPE_CHECKING:
     from agentflow.engine.context import Frame
     from agentflow.engine.runtime import Runtime
+    from agentflow.engine.submission import Work
     from agentflow.settings import Settings
 
 _logger = logging.getLogger("agentflow.limits")
@@ -267,12 +268,13 @@ async def take(
     rt: Runtime,
     *,
     frame: Frame | None = None,
+    work: Work | None = None,
     patience: float | None = None,
     on_wait: Callable[[], None] | None = None,
 ) -> bool:
     """Return when the claim has its slots; False where none of its names is a limit.
 
-    `on_wait` is called when it has to wait.
+    `work`: what was submitted, if it is for that; `on_wait` is called when it has to wait.
 
     Raises `AcquireConcurrencySlotTimeoutError` after `patience` seconds, `SlotDeadlockError`, what stops the run, and
     what the journal refuses. Then nothing is held.
@@ -290,7 +292,7 @@ async def take(
             if on_wait is not None:
                 on_wait()
             turn = Turn(claim, settings, due=due, clock=clock)
-            await _wait(keeper, turn, rt, frame)
+            await _wait(keeper, turn, rt, frame, work)
             granted = Grant.HELD if turn.granted else Grant.REFUSED
             if granted is Grant.HELD and claim.spends:
                 keeper.drop(claim.id)
@@ -307,7 +309,7 @@ async def take(
     return granted is Grant.HELD
 
 
-async def _wait(keeper: Keeper, turn: Turn, rt: Runtime, frame: Frame | None) -> None:
+async def _wait(keeper: Keeper, turn: Turn, rt: Runtime, frame: Frame | None, work: Work | None) -> None:
     if frame is None:
         keeper.expect(turn)
         await rt.park(turn)
@@ -322,7 +324,7 @@ async def _wait(keeper: Keeper, turn: Turn, rt: Runtime, frame: Frame | None) ->
         if run.draining and not turn.granted and not frame.in_effect:
             keeper.drop(turn.claim.id)
             del run.turns[turn]
-            await hold(run, frame, rt, inline=rt.is_inline(frame))
+            await hold(run, frame, rt, inline=rt.is_inline(frame), work=work)
         may_go_on(frame)
     finally:
         run.turns.pop(turn, None)

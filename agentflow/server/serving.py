@@ -197,7 +197,10 @@ def names_of(host: str, more: Sequence[str]) -> list[str]:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens. Raises `UsageError` where the port is taken or the host is not ours."""
+    """A socket that listens. Raises `UsageError` where the port is taken or none, or the host is not ours."""
+    if not 0 <= port < 1 << 16:
+        message = f"there is no port {port}; choose one up to 65535 (0 = any free one)"
+        raise UsageError(message)
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

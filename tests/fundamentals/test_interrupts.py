@@ -18,6 +18,7 @@ from agentflow.engine.waiting import waker_of
 from agentflow.errors import Stopping
 from agentflow.journal.memory import MemoryJournal
 from agentflow.journal.protocol import RunFilter
+from agentflow.model.limits import Limit
 from agentflow.model.runs import Run
 from agentflow.model.states import State, StateType
 from agentflow.run_context import cancel_run
@@ -362,6 +363,37 @@ def test_a_process_that_is_to_end_evicts_what_waits(colour: str) -> None:
     outcome = start(run if colour == "sync" else run_async, journal=journal, using=patient())
     assert outcome.state is StateType.PAUSED
     assert journal.due_runs(0.0) == []
+
+
+@pytest.mark.parametrize("way", ["called", "submitted", "async"])
+def test_a_process_that_is_to_end_does_not_wait_for_a_slot(way: str) -> None:
+    """Nor for submitted work that waits for one and has not begun: it is given back at once."""
+    journal = memory()
+    journal.set_limit(Limit("tag:db", 0))
+
+    @task(tags=["db"])
+    def one() -> int:
+        return 1
+
+    @flow(name="run")
+    def run() -> int:
+        return one() if way == "called" else one.submit().result()
+
+    @flow(name="run")
+    async def run_async() -> int:
+        return await one.submit()
+
+    def once_it_waits() -> None:
+        while not journal.list_slots(waiting_only=True):
+            threading.Event().wait(0.001)
+        drain(journal)
+
+    threading.Thread(target=once_it_waits, daemon=True).start()
+    which = run_async if way == "async" else run
+    with pytest.raises(Stopping):
+        start(which, journal=journal, using=patient())
+    journal.set_limit(Limit("tag:db", 1))
+    assert resume(which, last_run(journal), journal).value == 1
 
 
 class Awaited(threading.Event):
