@@ -196,7 +196,7 @@ def test_an_interrupted_change_of_level_is_made_again(committer: Watched, failin
 def test_an_inline_write_gives_way_to_a_writer(committer: Watched) -> None:
     """Where somebody else writes, in this process or another, it returns at once and has done nothing."""
     with committer.writing():
-        assert committer.try_execute("INSERT INTO number VALUES (?)", (1,)) == -1
+        assert committer.try_execute("INSERT INTO number VALUES (?)", (1,)) is None
         assert not committer.try_run(insert(1))
 
 

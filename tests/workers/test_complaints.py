@@ -78,7 +78,7 @@ class Slower(InlineWorker):
         super().__init__(*args, **options)
         self.tried = set[str]()
 
-    def live(self, flow: Any, run_id: str) -> bool:
+    def live(self, flow: Any, run_id: str) -> bool | None:
         if run_id not in self.tried:
             self.tried.add(run_id)
             self.give_back(run_id)
