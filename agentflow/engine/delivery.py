@@ -191,7 +191,8 @@ class Delivery:
 
     def _have_left(self, count: int) -> bool:
         """Whether all have ended that are to before so many are handed out."""
-        departures = [entry[5] for entry in heapq.nsmallest(count, self._heap)]
+        following = self._heap[:1] if count == 1 else heapq.nsmallest(count, self._heap)
+        departures = [entry[5] for entry in following]
         return not sum(not departure.is_over() for departure in departures if departure is not None)
 
     def _hand_out(self, count: int) -> None:
