@@ -21,8 +21,9 @@ from typing import NamedTuple
 _PATIENCE = 5.0
 #: Seconds between two looks at whether jobs are held up; one that takes longer holds up no other.
 _LOOK = 0.002
-#: The share of a look in which the process must have computed to be busy.
-_BUSY = 0.5
+#: The share of a look in which the process must have computed to be busy; looks in a row in which it has not, before
+#: more threads join in: a commit takes as long as a look, and what waits for it is no reason to change threads.
+_BUSY, _IDLE = 0.5, 2
 
 
 class _Job(NamedTuple):
@@ -108,13 +109,15 @@ class Crew:
     def _pace(self) -> None:
         with self._lock:
             while self._jobs or self._is_behind_soon():
+                idle = 0
                 while self._jobs:
                     taken, wall, cpu = self._taken, time.perf_counter(), self._cpu()
                     self._is_behind.wait(_LOOK)
                     is_busy = self._cpu() - cpu > _BUSY * (time.perf_counter() - wall)
-                    if is_busy and self._taken > taken:
+                    idle = 0 if is_busy and self._taken > taken else idle + 1
+                    if not idle:
                         self._width = max(1, self._width // 2)
-                    else:
+                    elif idle >= _IDLE:
                         self._width = min(2 * self._width, len(self._jobs) + 1)
                     with suppress(RuntimeError):  # no more threads: the jobs wait for those there are
                         self._join(min(self._lacks(), len(self._jobs)))

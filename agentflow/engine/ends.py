@@ -18,7 +18,7 @@ Told = Callable[[BaseException | None], None]
 """Called once an end is recorded, or with what it was refused with."""
 
 #: Ends after which no more are waited for, and seconds.
-_MOST, _MOMENT = 32, 0.02
+_MOST, _MOMENT = 64, 0.02
 #: Seconds for which the thread waits for another end.
 _PATIENCE = 5.0
 

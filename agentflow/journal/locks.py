@@ -87,7 +87,9 @@ class Ownership:
                 self._free(byte)
 
     def is_held(self, number: int, epoch: int) -> bool:
-        """Whether a live process holds that claim of the run."""
+        """Whether a live process holds that claim of the run. Epoch 0 is none: nobody has claimed it yet."""
+        if not epoch:
+            return False
         byte = _byte(number, epoch)
         return byte in self._file.held or self._is_locked(byte)
 

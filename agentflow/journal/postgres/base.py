@@ -197,9 +197,9 @@ def locked_run(db: Session, run_id: str) -> tuple[Run, bool]:
     return run_from(row), bool(row[-1])
 
 
-def changes(db: Session) -> Callable[[str, Sequence[Any]], int]:
-    """What executes a named statement and counts the rows that it changed."""
-    return lambda name, values: db.do(SQL[name], values)
+def executing(db: Session) -> Callable[[str, Sequence[Sequence[Any]]], object]:
+    """What executes a named statement once with each of the parameters."""
+    return lambda name, rows: [db.do(SQL[name], row) for row in rows]
 
 
 def check_epoch(db: Session, number: int, epoch: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from agentflow.errors import RunFinishedError, RunOwnedError
 from agentflow.journal import rules
-from agentflow.journal.postgres.base import PostgresBase, changes, check_epoch, locked_run
+from agentflow.journal.postgres.base import PostgresBase, check_epoch, executing, locked_run
 from agentflow.journal.postgres.cache import forget_run
 from agentflow.journal.postgres.commits import Append, End
 from agentflow.journal.postgres.connections import Session
@@ -15,7 +15,7 @@ from agentflow.journal.postgres.statements import SQL
 from agentflow.journal.protocol import RunClaim, RunFilter
 from agentflow.journal.rows import new_run, new_run_values, run_from
 from agentflow.journal.sql.filters import runs_listed
-from agentflow.journal.sql.lives import end_life
+from agentflow.journal.sql.lives import EndOfLife, end_lives
 from agentflow.model.lives import LifeEnd, end_of, last_words
 from agentflow.model.runs import NewRun, Origin, Run
 from agentflow.model.states import StateType
@@ -98,7 +98,9 @@ class PostgresRuns(PostgresBase):
             now = self._now(db)
             lost = LifeEnd.TAKEN_OVER if held else LifeEnd.CRASHED
             asked = "" if origin is None else origin.value
-            end_life(changes(db), run.number, run.epoch, run.owner, now, lost, last_words(run.state))
+            end_lives(
+                executing(db), [EndOfLife(run.number, run.epoch, run.owner, now, lost, last_words(run.state))]
+            )
             with db.in_one_go():
                 db.do(SQL["claim_run"], (self.owner, now, crashed, run.number, int(start)))
                 db.do(SQL["keep_run"], (keeper, run.number))
@@ -153,7 +155,7 @@ class PostgresRuns(PostgresBase):
                 end = end_of(StateType(state))
                 forget_run(db, run.number)
             db.do(SQL["let_go_of_run"], (run.number, run.epoch, self._keeper.number))
-            end_life(changes(db), run.number, run.epoch, self.owner, now, end)
+            end_lives(executing(db), [EndOfLife(run.number, run.epoch, self.owner, now, end)])
 
         self._commit(work)
         self._notify()
@@ -200,7 +202,9 @@ class PostgresRuns(PostgresBase):
                 if stored.is_final:
                     forget_run(db, number)
             if release or stored.is_final:
-                end_life(changes(db), number, epoch, self.owner, now, end_of(stored), why, account)
+                end_lives(
+                    executing(db), [EndOfLife(number, epoch, self.owner, now, end_of(stored), why, account)]
+                )
 
         self._commit(work, durable=durable or release)
         self._notify()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentflow.journal.rows import EPOCH, first_life, life_from, run_from
 from agentflow.model.lives import Life, LifeEnd
 
-Change = Callable[[str, Sequence[Any]], int]
-"""Executes the statement of that name with its parameters, and gives how many rows it changed."""
+Execute = Callable[[str, Sequence[Sequence[Any]]], object]
+"""Executes the statement of that name, once with each of the parameters."""
 
 
 def lives_of(rows: Sequence[Sequence[Any]], run: Callable[[], Sequence[Any] | None]) -> list[Life]:
@@ -22,17 +22,25 @@ def lives_of(rows: Sequence[Sequence[Any]], run: Callable[[], Sequence[Any] | No
     return lives
 
 
-def end_life(
-    change: Change,
-    number: int,
-    epoch: int,
-    owner: str,
-    now: float,
-    end: LifeEnd,
-    message: str = "",
-    account: bytes | None = None,
-) -> None:
+class EndOfLife(NamedTuple):
+    """A life of a run, and how it ended."""
+
+    run: int
+    number: int
+    owner: str
+    ended: float
+    end: LifeEnd
+    message: str = ""
+    account: bytes | None = None
+
+
+def end_lives(execute: Execute, lives: Sequence[EndOfLife]) -> None:
     """A first life gets its row at its end, and none if it completed its run: the run's row says all of it then."""
-    changed = change("end_life", (now, end.value, message, account, number, epoch))
-    if epoch == 1 and not changed and (end is not LifeEnd.COMPLETED or account is not None):
-        change("keep_first_life", (number, owner, now, end.value, message, account))
+    execute("end_life", [(*life[3:], *life[:2]) for life in lives])
+    first = [
+        (life.run, *life[2:])
+        for life in lives
+        if life.number == 1 and (life.end is not LifeEnd.COMPLETED or life.account is not None)
+    ]
+    if first:
+        execute("keep_first_life", first)

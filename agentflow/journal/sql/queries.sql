@@ -11,9 +11,6 @@ RETURNING number
 -- name: run_by_id
 SELECT * FROM run WHERE id = ?
 
--- name: claimable_run
-SELECT number, epoch, owner, state FROM run WHERE id = ?
-
 -- name: claim_run
 UPDATE run SET epoch = epoch + 1, owner = ?1, crashes = crashes + ?3,
                started = CASE WHEN ?5 = 1 THEN coalesce(started, ?2) ELSE started END,

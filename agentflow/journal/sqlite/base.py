@@ -153,14 +153,9 @@ def unreadable(error: apsw.Error) -> JournalUnavailable:
     return JournalUnavailable(f"the journal could not be read ({error}); look at it with: agentflow db check")
 
 
-def changes(db: apsw.Connection) -> Callable[[str, Sequence[Any]], int]:
-    """What executes a named statement and counts the rows that it changed."""
-
-    def change(name: str, values: Sequence[Any]) -> int:
-        db.execute(SQL[name], values)
-        return db.changes()
-
-    return change
+def executing(db: apsw.Connection) -> Callable[[str, Sequence[Sequence[Any]]], object]:
+    """What executes a named statement once with each of the parameters."""
+    return lambda name, rows: db.executemany(SQL[name], rows)
 
 
 def check_epoch(db: apsw.Connection, number: int, epoch: int) -> None:

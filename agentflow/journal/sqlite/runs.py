@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -11,6 +10,7 @@ import apsw
 import orjson
 
 from agentflow.errors import (
+    AgentflowError,
     JournalUnavailable,
     RunFinishedError,
     RunNotFoundError,
@@ -21,8 +21,8 @@ from agentflow.journal import rules
 from agentflow.journal.protocol import RunClaim, RunEnd, RunFilter
 from agentflow.journal.rows import EPOCH, new_run, new_run_values, run_from
 from agentflow.journal.sql.filters import runs_listed
-from agentflow.journal.sql.lives import end_life
-from agentflow.journal.sqlite.base import SQL, SqliteBase, changes, check_epoch
+from agentflow.journal.sql.lives import EndOfLife, end_lives
+from agentflow.journal.sqlite.base import SQL, SqliteBase, check_epoch, executing
 from agentflow.journal.sqlite.cache import forget_runs
 from agentflow.model.lives import LifeEnd, end_of, last_words
 from agentflow.model.runs import NewRun, Origin, Run
@@ -30,6 +30,9 @@ from agentflow.model.states import StateType
 from agentflow.model.steps import SEQUENCE_BITS, StepRow
 
 T = TypeVar("T")
+#: What is looked at before runs are claimed, and before they change their states.
+_CLAIMABLE = "SELECT id, number, epoch, owner, state FROM run WHERE id IN (SELECT value FROM json_each(?))"
+_MOVABLE = "SELECT number, state, epoch, message FROM run WHERE number IN (SELECT value FROM json_each(?))"
 #: How many runs that can move are read at once.
 _PAGE = 200
 
@@ -79,52 +82,66 @@ class SqliteRuns(SqliteBase):
     ) -> Run:
         taken: list[tuple[int, int]] = []
         claim, asked = RunClaim(run_id, fingerprint, start), "" if origin is None else origin.value
-        run = self._commit_claim(lambda db: self._claim(db, taken, claim, asked, take_over=take_over), taken)
+
+        def work(db: apsw.Connection) -> Run:
+            refusals: list[AgentflowError] = []
+            claimed = self._claim(db, taken, [claim], refusals, asked, take_over=take_over)
+            if refusals:
+                raise refusals[0]
+            return claimed[0]
+
+        run = self._commit_claim(work, taken)
         self._notify()
         return run
 
     def claim_runs(self, wanted: Sequence[RunClaim]) -> list[Run]:
+        if not wanted:
+            return []
         taken: list[tuple[int, int]] = []
-
-        def work(db: apsw.Connection) -> list[Run]:
-            claimed: list[Run] = []
-            for claim in wanted:
-                with suppress(RunNotFoundError, RunFinishedError, RunOwnedError):
-                    claimed.append(self._claim(db, taken, claim))
-            return sorted(claimed, key=lambda run: run.number)
-
-        claimed = self._commit_claim(work, taken) if wanted else []
+        claimed = self._commit_claim(lambda db: self._claim(db, taken, wanted, []), taken)
         if claimed:
             self._notify()
-        return claimed
+        return sorted(claimed, key=lambda run: run.number)
 
     def _claim(
         self,
         db: apsw.Connection,
         taken: list[tuple[int, int]],
-        claim: RunClaim,
+        wanted: Sequence[RunClaim],
+        refusals: list[AgentflowError],
         asked: str = "",
         *,
         take_over: bool = False,
-    ) -> Run:
-        found = db.execute(SQL["claimable_run"], (claim.run_id,)).get
-        if found is None:
-            raise RunNotFoundError(claim.run_id)
-        number, epoch, owner, state = *found[:3], StateType(found[3])
-        if state.is_final:
-            raise RunFinishedError(claim.run_id, state.value)
-        held = self._ownership.is_held(number, epoch)
-        if held and not take_over:
-            raise RunOwnedError(claim.run_id, owner or "another process")
-        self._own(taken, number, epoch + 1, claim.run_id, owner)
-        crashed = 1 if state is StateType.RUNNING and owner else 0
+    ) -> list[Run]:
+        """Claim those of `wanted` that may be, and say with what the others were refused."""
+        claims = {claim.run_id: claim for claim in wanted}
+        lives: list[tuple[Any, ...]] = []
+        owned: list[tuple[Any, ...]] = []
         now = self._clock()
-        lost = LifeEnd.TAKEN_OVER if held else LifeEnd.CRASHED
-        if epoch:
-            end_life(changes(db), number, epoch, owner, now, lost, last_words(state))
-        db.execute(SQL["begin_life"], (number, epoch + 1, now, self.owner, asked, claim.fingerprint))
-        owned = (self.owner, now, crashed, number, int(claim.start))
-        return run_from(db.execute(SQL["claim_run"], owned).get)
+        rows: list[Any] = db.execute(_CLAIMABLE, (_json(claims),)).fetchall()
+        found = {row[0]: row for row in rows}
+        for run_id, claim in claims.items():
+            try:
+                if run_id not in found:
+                    raise RunNotFoundError(run_id)
+                _, number, epoch, owner, state = *found[run_id][:4], StateType(found[run_id][4])
+                if state.is_final:
+                    raise RunFinishedError(run_id, state.value)
+                held = self._ownership.is_held(number, epoch)
+                if held and not take_over:
+                    raise RunOwnedError(run_id, owner or "another process")
+                self._own(taken, number, epoch + 1, run_id, owner)
+            except (RunNotFoundError, RunFinishedError, RunOwnedError) as error:
+                refusals.append(error)
+                continue
+            crashed = 1 if state is StateType.RUNNING and owner else 0
+            lost = LifeEnd.TAKEN_OVER if held else LifeEnd.CRASHED
+            if epoch:
+                end_lives(executing(db), [EndOfLife(number, epoch, owner, now, lost, last_words(state))])
+            lives.append((number, epoch + 1, now, self.owner, asked, claim.fingerprint))
+            owned.append((self.owner, now, crashed, number, int(claim.start)))
+        db.executemany(SQL["begin_life"], lives)
+        return [run_from(row) for row in db.executemany(SQL["claim_run"], owned).fetchall()]
 
     def _own(self, taken: list[tuple[int, int]], number: int, epoch: int, run_id: str, owner: str) -> None:
         if (number, epoch) in taken:  # the work is done once more after an interruption
@@ -167,7 +184,7 @@ class SqliteRuns(SqliteBase):
             if StateType(state).is_final:
                 end = end_of(StateType(state))
                 forget_runs(db, [run.number])
-            end_life(changes(db), run.number, run.epoch, self.owner, now, end)
+            end_lives(executing(db), [EndOfLife(run.number, run.epoch, self.owner, now, end)])
 
         try:
             self._commit(work)
@@ -225,9 +242,11 @@ class SqliteRuns(SqliteBase):
         """Change the states of different runs, of those that may; with what the others were refused with."""
         refusals: list[BaseException | None] = []
         states: list[tuple[RunEnd, StateType, str]] = []
+        numbers = _json([move.number for move in moves])
+        rows: list[Any] = db.execute(_MOVABLE, (numbers,)).fetchall()
+        found = {row[0]: row[1:] for row in rows}
         for move in moves:
-            refusal = None
-            row = db.execute("SELECT state, epoch, message FROM run WHERE number = ?", (move.number,)).get
+            refusal, row = None, found.get(move.number)
             over = (
                 release and row is not None and row[0] == StateType.CANCELLING and _is_undone(db, move.number)
             )
@@ -243,10 +262,12 @@ class SqliteRuns(SqliteBase):
         ]  # fmt: skip
         db.executemany(SQL["set_state"], values)
         forget_runs(db, [move.number for move, state, _ in states if state.is_final])
-        for move, state, why in states:
-            if release or state.is_final:
-                end, words = end_of(state), (why, move.account)
-                end_life(changes(db), move.number, move.epoch, self.owner, now, end, *words)
+        lives = [
+            EndOfLife(move.number, move.epoch, self.owner, now, end_of(state), why, move.account)
+            for move, state, why in states
+            if release or state.is_final
+        ]
+        end_lives(executing(db), lives)
         return refusals
 
     def add_origin(self, run_id: str, origin: Origin) -> None:
@@ -299,7 +320,7 @@ class SqliteRuns(SqliteBase):
     def _moving_runs(
         self, now: float, after: int, without: Collection[str], size: int
     ) -> Iterator[Sequence[Any]]:
-        others, own = orjson.dumps(list(without)).decode(), orjson.dumps(self._ownership.claims()).decode()
+        others, own = _json(without), _json(self._ownership.claims())
         while page := self._all(SQL["due_runs"], (after, size, others, now, own)):
             yield from page
             if len(page) < size:
@@ -309,6 +330,10 @@ class SqliteRuns(SqliteBase):
     def is_owned(self, run: Run) -> bool:
         epoch = self._one(SQL["run_epoch"], (run.number,))
         return epoch is not None and self._ownership.is_held(run.number, epoch[0])
+
+
+def _json(items: Iterable[Any]) -> str:
+    return orjson.dumps(list(items)).decode()
 
 
 def _is_undone(db: apsw.Connection, number: int) -> bool:
