@@ -159,9 +159,16 @@ class ActiveRun:
         self.futures: dict[TaskFuture[Any], None] = {}
         #: What moves although no body shows it: works that begin or end, threads that have been told to go on.
         self.moving: set[object] = set()
+        #: Generators that are under way, and those that nobody can ask for another item.
+        self.courses: set[Course] = set()
+        self._abandoned: deque[Course] = deque()
+        #: How its flow ends, where that says more than a value or an exception.
+        self.ending = Ending()
         #: Asyncio tasks of the run, and those that stand for another one.
         self.tasks: set[asyncio.Task[Any]] = set()
         self.aliases: WeakKeyDictionary[asyncio.Task[Any], Any] = WeakKeyDictionary()
+        #: Those of side effects, which nothing but themselves ends.
+        self.shielded: WeakSet[asyncio.Task[Any]] = WeakSet()
         self.loop: asyncio.AbstractEventLoop | None = None
         self.group = GroupCommit()
         self.lock = threading.Lock()
@@ -170,8 +177,6 @@ class ActiveRun:
         #: Where bodies run elsewhere, by task runner.
         self.places: dict[TaskRunner, Workplace | None] = {}
         self.log_lines: list[Any] = []
-        #: Asyncio tasks of side effects, which nothing but themselves ends.
-        self.shielded: WeakSet[asyncio.Task[Any]] = WeakSet()
         #: Side effects that are being run, by step.
         self.effects: dict[bytes, Future[None]] = {}
         if run.state is StateType.CANCELLING:
@@ -183,20 +188,6 @@ class ActiveRun:
             self.closing, self.guarded = asked, True
         else:
             self.fence = asked
-
-    @cached_property
-    def courses(self) -> set[Course]:
-        """Generators that are under way."""
-        return set()
-
-    @cached_property
-    def _abandoned(self) -> deque[Course]:
-        return deque()
-
-    @cached_property
-    def ending(self) -> Ending:
-        """How its flow ends, where that says more than a value or an exception."""
-        return Ending()
 
     @property
     def readings(self) -> Readings:

@@ -7,7 +7,6 @@ an exception does.
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from agentflow.engine.streams import LAZY
@@ -44,14 +43,14 @@ class Ending:
 
     def of_value(self, value: Any) -> State[Any]:
         """The state of a call that gave `value`."""
-        known = self.state or State(StateType.COMPLETED)
-        return replace(known, data=value, timestamp=self._moment())
+        known = self.state or _COMPLETED
+        return State(known.type, known.name, known.message, value, self._moment())
 
     def of_failure(self, error: BaseException, kind: StateType = StateType.FAILED) -> State[Any]:
         """The state of a call that raised `error`; of type `kind` where nothing else was said of it."""
         known = self.state or State(kind, message=said(error))
         carried = error if known.data is None or isinstance(known.data, BaseException) else known.data
-        return replace(known, data=carried, timestamp=self._moment())
+        return State(known.type, known.name, known.message, carried, self._moment())
 
     def _moment(self) -> dt.datetime:
         return dt.datetime.fromtimestamp(self.at, dt.UTC) if self.at else dt.datetime.now(dt.UTC)
@@ -93,6 +92,7 @@ def said(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
+_COMPLETED = State[Any](StateType.COMPLETED)
 CACHED = State[Any](StateType.COMPLETED, "Cached")
 
 

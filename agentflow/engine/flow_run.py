@@ -234,7 +234,8 @@ async def _attempts(active: ActiveRun, body: Body, rt: Inline | Loop) -> Any:
         if active.guarded:
             await hold(active, frame, rt, inline=True)
         active.ending.state, active.ending.attempt = None, attempt
-        await tell_of_run(active, policy, running(attempt), rt)
+        if policy.hooks is not None:
+            await tell_of_run(active, policy, running(attempt), rt)
         token = CURRENT.set(frame)
         if frame.task is None:
             frame.thread = get_ident()

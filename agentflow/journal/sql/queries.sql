@@ -87,10 +87,20 @@ SELECT * FROM run WHERE number IN (SELECT number FROM below)
 -- name: due_runs
 SELECT run.* FROM (
   SELECT number FROM (
-    SELECT number FROM run INDEXED BY run_ready WHERE number > ?1 AND state IN ('PENDING', 'RUNNING', 'CANCELLING')
+    SELECT * FROM (SELECT number FROM run INDEXED BY run_by_state WHERE state = 'PENDING' AND number > ?1
       AND ((number << 24) | (epoch & 16777215)) NOT IN (SELECT value FROM json_each(?5))
       AND flow NOT IN (SELECT value FROM json_each(?3))
-      ORDER BY number LIMIT ?2) AS ready
+      ORDER BY number LIMIT ?2)
+    UNION ALL
+    SELECT * FROM (SELECT number FROM run INDEXED BY run_by_state WHERE state = 'RUNNING' AND number > ?1
+      AND ((number << 24) | (epoch & 16777215)) NOT IN (SELECT value FROM json_each(?5))
+      AND flow NOT IN (SELECT value FROM json_each(?3))
+      ORDER BY number LIMIT ?2)
+    UNION ALL
+    SELECT * FROM (SELECT number FROM run INDEXED BY run_by_state WHERE state = 'CANCELLING' AND number > ?1
+      AND ((number << 24) | (epoch & 16777215)) NOT IN (SELECT value FROM json_each(?5))
+      AND flow NOT IN (SELECT value FROM json_each(?3))
+      ORDER BY number LIMIT ?2)) AS ready
   UNION
   SELECT number FROM run INDEXED BY run_lost WHERE state = 'PAUSED' AND owner != '' AND number > ?1
   UNION
