@@ -25,6 +25,7 @@ from agentflow.model.names import readable_name
 from agentflow.model.runs import NewRun, Origin
 from agentflow.model.states import StateType
 from agentflow.payloads.arguments import encode_arguments, encode_given, is_incomplete, unstored_in
+from agentflow.payloads.codec import Codec
 from agentflow.payloads.opening import open_codec
 from agentflow.settings import Settings
 
@@ -73,13 +74,14 @@ def describe_run(
     *,
     run_id: str = "",
     also: frozenset[Origin] = frozenset(),
+    codec: Codec | None = None,
 ) -> NewRun:
     """The run that a call with these arguments makes; inside of a run, one that is cancelled with it.
 
-    `run_id`: instead of a new one; `also`: who else has asked for it.
+    `run_id`: instead of a new one; `also`: who else has asked for it; `codec`: of the journal, if it is open already.
     """
     around = CURRENT.get()
-    codec = open_codec(journal, options.settings)
+    codec = codec or open_codec(journal, options.settings)
     run_id, refused = run_id or new_id(), isinstance(arguments, Refused)
     named, encode = (None, encode_given) if refused else (flow.policy.run_name, encode_arguments)
     return NewRun(
@@ -105,9 +107,8 @@ def must_hear_of_its_cancellation(flow: RunnableFlow) -> bool:
     return bool(flow.entrypoint and flow.policy.hooks and flow.policy.hooks.on_cancellation)
 
 
-def check_complete(new: NewRun, journal: Journal, options: Options) -> NewRun:
+def check_complete(new: NewRun, codec: Codec) -> NewRun:
     """The run. Raises `ParameterError` where an argument cannot be stored, so that only this process could run it."""
-    codec = open_codec(journal, options.settings)
     if is_incomplete(codec, new.parameters):
         missing = ", ".join(unstored_in(codec.decode(new.parameters)))
         message = f"{new.flow}: {missing} cannot be stored, so no other process could run it"
@@ -126,13 +127,14 @@ def begin(
     options = options or default_options()
     journal = journal or open_journal(options.settings)
     limits = RunLimits() if isinstance(arguments, Refused) else flow.limits(journal)
-    new = describe_run(flow, arguments, journal, options, origin)
+    codec = open_codec(journal, options.settings)
+    new = describe_run(flow, arguments, journal, options, origin, codec=codec)
     waits = limits.names or isinstance(arguments, Refused)
     run = journal.create_run(new, state=StateType.PENDING if waits else StateType.RUNNING, owned=True)
-    incomplete = is_incomplete(open_codec(journal, options.settings), run.parameters)
+    incomplete = is_incomplete(codec, run.parameters)
     if incomplete:  # it must not leave memory: it could not come back
         options = replace(options, suspend_after=None)
-    active = ActiveRun(journal, run, options, rows=[]).limited(limits)
+    active = ActiveRun(journal, run, options, rows=[], codec=codec).limited(limits)
     if incomplete:
         run_log(active, "not all arguments can be stored: if this process dies, the run cannot be resumed")
     return active

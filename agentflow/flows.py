@@ -58,6 +58,7 @@ from agentflow.model.states import State
 from agentflow.model.steps import StepKind
 from agentflow.naming import RunName, name_maker
 from agentflow.payloads.digests import canonical
+from agentflow.payloads.opening import open_codec
 from agentflow.rerunning import Reruns
 from agentflow.signatures import Binder, adapter_schema
 from agentflow.task_options import RetryDelay, check_options, check_parameters, retries_of
@@ -317,8 +318,9 @@ class Flow(Reruns, Deployable, FlowHooks, Generic[P, R_co]):
         `run_id`: instead of a new one; `also`: who else has asked for it. Raises `ParameterError` for arguments that
         cannot be stored.
         """
-        new = describe_run(self, arguments, journal, options, origin, run_id=run_id, also=also)
-        return check_complete(new, journal, options)
+        codec = open_codec(journal, options.settings)
+        new = describe_run(self, arguments, journal, options, origin, run_id=run_id, also=also, codec=codec)
+        return check_complete(new, codec)
 
     # -- resuming it
     def resume(

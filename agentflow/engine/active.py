@@ -111,8 +111,10 @@ class ActiveRun:
     claim: str = ""
     #: Limits that apply to each task of a tag, as they are now.
     tag_limits: frozenset[str] = frozenset()
-    #: Whoever drives it has its end recorded with those of others.
-    ends_with_others: bool = False
+    #: Whoever drives it records its end, if nothing else is to be done after that.
+    leaves_end: bool = False
+    #: Types of values that are stored as pickles, of which the log tells.
+    noted_pickles: frozenset[str] = frozenset()
     #: Told, once, why the run has to wait before it starts.
     tell: Callable[[str], None] | None = None
 

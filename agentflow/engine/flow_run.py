@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import types
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from threading import get_ident
@@ -75,6 +74,8 @@ class Outcome:
     unclaimed: tuple[str, ...] = ()
     #: The state in which the run ended; None where it has not.
     final: State[Any] | None = None
+    #: What is still to be recorded of its end, where that is left to whoever drives the life.
+    end: RunEnd | None = None
 
     def as_state(self) -> State[Any]:
         """The state in which the run ended, or waits."""
@@ -90,28 +91,6 @@ class Body:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     is_async: bool
-
-
-class Stretches:
-    """A life of a sync flow that stops where its end is to be recorded, which is for others to do."""
-
-    def __init__(self, active: ActiveRun, body: Body) -> None:
-        active.ends_with_others = body.policy.hooks is None
-        self._context, self._coroutine = copy_context(), run_stepwise(active, body, INLINE)
-
-    def go_on(self, refusal: BaseException | None = None) -> Outcome | RunEnd:
-        """Run it until it is over, or what it returns is recorded. `refusal`: of what it returned before."""
-        try:
-            if refusal is None:
-                return self._context.run(self._coroutine.send, None)
-            return self._context.run(self._coroutine.throw, refusal)
-        except StopIteration as stop:
-            return stop.value
-
-
-@types.coroutine
-def _left_to_others(end: RunEnd) -> Generator[RunEnd, None, None]:
-    yield end
 
 
 def run_blocking(active: ActiveRun, body: Body) -> Outcome:
@@ -423,6 +402,8 @@ async def _finished(
         if state is StateType.CANCELLED and ending.state is not None and not ending.state.is_cancelled():
             ending.state = None  # it was cancelled from outside meanwhile
         failure, error = ending.encoded(active.codec, error)
+    if active.codec.pickled:
+        flush_logs(active)
     ending.at = active.clock()
     final = ending.of_value(value) if error is None else ending.of_failure(error, state)
     message = final.message[:_MESSAGE_LIMIT]
@@ -432,19 +413,24 @@ async def _finished(
         # who asked and why is all there is to say, whoever writes it down
         final = State(state, message=str(error), data=error)
         message, failure = str(error), None
-    await _record(
-        active, RunEnd(active.number, active.epoch, state, message, data, failure, account_of(active)), rt
-    )
+    end = RunEnd(active.number, active.epoch, state, message, data, failure, account_of(active))
+    is_left = active.leaves_end and not (active.claim or active.places)
+    if not is_left:
+        await _record(active, end, rt)
     await tell_of_run(active, active.policy, final, rt)
     return Outcome(
-        active.run.id, state, value, error, active.tally, unclaimed=_unclaimed(active), final=final
+        active.run.id,
+        state,
+        value,
+        error,
+        active.tally,
+        unclaimed=_unclaimed(active),
+        final=final,
+        end=end if is_left else None,
     )
 
 
 async def _record(active: ActiveRun, end: RunEnd, rt: Inline | Loop) -> None:
-    if active.ends_with_others and not (active.claim or active.places):
-        await _left_to_others(end)
-        return
     number, epoch, state, message, result, error, account = end
     await _surely(
         active,

@@ -108,6 +108,8 @@ def run_log(
 
 def flush_logs(run: ActiveRun) -> None:
     """Write what has been collected. A failing disk does not stop a run because of its log."""
+    if run.codec.pickled:
+        _note_pickles(run)
     with run.lock:
         lines, run.log_lines = run.log_lines, []
     if lines:
@@ -115,6 +117,18 @@ def flush_logs(run: ActiveRun) -> None:
             run.journal.add_logs(lines)
         except BaseException as error:
             sys.stderr.write(f"agentflow: {len(lines)} log lines could not be recorded: {error}\n")
+
+
+def _note_pickles(run: ActiveRun) -> None:
+    """Tell, once in a life, of which types values are pickles."""
+    new = run.codec.pickled - run.noted_pickles
+    run.noted_pickles |= new
+    for name in sorted(new):
+        run_log(
+            run,
+            f"{name} is stored as a pickle, which only a process with this installation's key reads; "
+            "a dataclass, a pydantic model or a registered codec needs none",
+        )
 
 
 _print = builtins.print

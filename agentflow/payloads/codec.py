@@ -54,7 +54,7 @@ class Codec:
     Without a `vault`, everything stays in its row, readable. `agentflow.payloads.opening` makes codecs from settings.
     """
 
-    __slots__ = ("_key", "_limit", "_vault", "allow_pickle", "encrypts", "on_pickle")
+    __slots__ = ("_key", "_limit", "_vault", "allow_pickle", "encrypts", "pickled")
 
     def __init__(self, key: bytes, *, allow_pickle: bool = True, vault: Vault | None = None) -> None:
         self._key = _pickle_key(key)
@@ -64,8 +64,8 @@ class Codec:
         #: Bytes of text up to which a value is kept as it is.
         self._limit = -1 if self._vault.encrypts else self._vault.limit if self._vault.store else sys.maxsize
         self.allow_pickle = allow_pickle
-        #: Called with the type's name whenever a value had to be pickled.
-        self.on_pickle: Callable[[str], None] | None = None
+        #: The types of what had to be pickled, by name.
+        self.pickled: set[str] = set()
 
     def encode(self, value: Any) -> bytes:
         """What a row holds of `value`. Raises `CodecError` for what cannot be stored, `JournalUnavailable`."""
@@ -252,8 +252,7 @@ class Codec:
         except Exception as error:
             message = f"{_name(value)} cannot be pickled ({error}); {_HINTS}"
             raise CodecError(message) from error
-        if self.on_pickle is not None:
-            self.on_pickle(_name(value))
+        self.pickled.add(_name(value))
         found = _tagged("pickle", v=None, seal=self._seal(data, beside))
         found["v"] = trail.put(data) if len(data) >= PART_SIZE else base64.b64encode(data).decode()
         if beside:

@@ -22,7 +22,7 @@ from agentflow.claiming import loaded
 from agentflow.engine.active import ActiveRun, Options
 from agentflow.engine.crew import Crew
 from agentflow.engine.ends import Ends
-from agentflow.engine.flow_run import Outcome, Stretches, run_blocking
+from agentflow.engine.flow_run import Outcome, run_blocking
 from agentflow.engine.waiting import waker_of
 from agentflow.errors import (
     AgentflowError,
@@ -35,7 +35,7 @@ from agentflow.errors import (
     Unwinding,
 )
 from agentflow.flows import Flow, default_options
-from agentflow.journal.protocol import EndsRunsTogether, Journal, RunClaim, RunEnd
+from agentflow.journal.protocol import EndsRunsTogether, Journal, RunClaim
 from agentflow.model.limits import RunLimits
 from agentflow.model.runs import Run
 from agentflow.model.states import StateType
@@ -430,23 +430,22 @@ class InlineWorker(Worker):
                 active.drain()
         self._suspects.begin(run_id)
         body = flow.body(arguments)
-        if self._ends is None or body.is_async:
-            return self._has_moved(run_blocking(active, body))
-        return self._stretch(self._ends, run_id, Stretches(active, body).go_on)
-
-    def _stretch(
-        self,
-        ends: Ends,
-        run_id: str,
-        go_on: Callable[[BaseException | None], Outcome | RunEnd],
-        refusal: BaseException | None = None,
-    ) -> bool | None:
-        came_to = go_on(refusal)
-        if isinstance(came_to, Outcome):
-            return self._has_moved(came_to)
-        rest = partial(self._stretch, ends, run_id, go_on)
-        ends.add(came_to, lambda refusal: self.go_on(run_id, lambda: rest(refusal)))
+        active.leaves_end = self._ends is not None and not body.is_async and body.policy.hooks is None
+        outcome = run_blocking(active, body)
+        if self._ends is None or outcome.end is None:
+            return self._has_moved(outcome)
+        with self._lock:
+            self._active.pop(run_id, None)
+        self._ends.add(outcome.end, partial(self._has_ended, run_id))
         return None
+
+    def _has_ended(self, run_id: str, refusal: BaseException | None) -> None:
+        def moved() -> bool:
+            if refusal is not None:
+                raise refusal
+            return True
+
+        self.go_on(run_id, moved)
 
     def _has_moved(self, outcome: Outcome) -> bool:
         self._times.note(wait.due for wait in outcome.waiting_for)

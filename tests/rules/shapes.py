@@ -72,6 +72,10 @@ class Plain:
         return hash(self.x)
 
 
+class Loose(Plain):
+    """Another class of that kind."""
+
+
 class Odd(Exception):
     """Its `__init__` wants what its args do not have."""
 

@@ -22,9 +22,10 @@ from pydantic import BaseModel, SecretStr
 
 from agentflow import StepFailed, flow, register_codec, task
 from agentflow.errors import CodecError, CorruptRecord
+from agentflow.model.states import StateType
 from agentflow.payloads.codec import Codec
 from agentflow.payloads.failures import decode_failure, describe_failure, encode_failure
-from tests.fundamentals.lives import Death, die, last_run, memory, options, resume, rows, start
+from tests.fundamentals.lives import Death, die, last_run, log_of, memory, options, resume, rows, start
 from tests.rules.shapes import (
     Base,
     Box,
@@ -32,6 +33,7 @@ from tests.rules.shapes import (
     Frozen,
     Holder,
     Level,
+    Loose,
     Odd,
     Open,
     Plain,
@@ -258,6 +260,23 @@ def test_unknown_types_are_pickled_and_signed() -> None:
     del record[0]["seal"]
     with pytest.raises(CorruptRecord, match="not signed"):
         CODEC.decode(orjson.dumps(record))
+
+
+def test_the_log_says_once_what_is_pickled() -> None:
+    """Of each type: an argument, what a task returns, what the flow does."""
+
+    @task
+    def made(number: int) -> Plain:
+        return Plain(number)
+
+    @flow
+    def run(given: Any) -> list[Any]:
+        return [made(1), made(2), given]
+
+    journal = memory()
+    assert start(run, Loose(3), journal=journal).state is StateType.COMPLETED
+    told = [text.partition(" is stored as a pickle")[0] for text in log_of(journal)]
+    assert told == [f"a value of type tests.rules.shapes.{kind}" for kind in ("Loose", "Plain")]
 
 
 def test_pickles_can_be_forbidden() -> None:
