@@ -86,6 +86,9 @@ class ActiveRun:
     #: The flow's options, once it has begun.
     policy: StepPolicy | None = None
 
+    loop: asyncio.AbstractEventLoop | None = None
+    _fence: Unwinding | None = None
+    _revoked: bool = False
     #: Somebody stops the process (Ctrl-C): the run goes on later, so nothing is rolled back.
     interrupted: bool = False
     #: The flow's own code has ended by what is no outcome: Ctrl-C, a cancellation, an eviction.
@@ -130,8 +133,7 @@ class ActiveRun:
     ) -> None:
         self.journal, self.run, self.options = journal, run, options
         self.number, self.epoch = run.number, run.epoch
-        self.codec = codec or open_codec(journal, options.settings)
-        self.hasher = Hasher(journal.key)
+        self.codec, self.hasher = codec or open_codec(journal, options.settings), Hasher(journal.key)
         #: What earlier lives recorded; None where there is nothing.
         self.records: Records | None = Records(rows, self.identify) if rows else None
         self.delivery = Delivery(self.records)
@@ -142,8 +144,6 @@ class ActiveRun:
         self._ids = itertools.count(last + 1)
         #: The sequence of the first row of this life.
         self.first = sequence_of(last) + 1
-        self._fence: Unwinding | None = None
-        self._revoked = False
         self.clock, self.tally = options.clock, Tally()
         self.model_spoke = bool(self.records and self.records.spoke)
         self.transactions = TransactionsOfALife(self.records)
@@ -171,9 +171,7 @@ class ActiveRun:
         self.aliases: WeakKeyDictionary[asyncio.Task[Any], Any] = WeakKeyDictionary()
         #: Those of side effects, which nothing but themselves ends.
         self.shielded: WeakSet[asyncio.Task[Any]] = WeakSet()
-        self.loop: asyncio.AbstractEventLoop | None = None
-        self.group = GroupCommit()
-        self.lock = threading.Lock()
+        self.group, self.lock = GroupCommit(), threading.Lock()
         #: Threads for submitted tasks, by the task runner of the flow that submits.
         self.threads: dict[TaskRunner | None, Threads] = {}
         #: Where bodies run elsewhere, by task runner.

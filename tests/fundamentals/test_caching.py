@@ -224,8 +224,9 @@ def test_an_argument_without_canonical_form_is_explained_in_the_log() -> None:
     journal = memory()
     cached = task(cache_policy=INPUTS)(echo)
     assert both(journal, cached, (Client(),), (Client(),)) == 2
-    (line,) = log_of(journal)
+    line, pickled = log_of(journal)
     assert "argument 'x' (Client)" in line
+    assert "pickle" in pickled
     assert "subtract it" in line
     assert both(memory(), task(cache_policy=INPUTS - "x")(echo), (Client(),), (Client(),)) == 1
 
