@@ -99,7 +99,7 @@ def _with_records(journal: Journal, run: Run, options: Options, code: str) -> Ac
 
 def _is_changed(code: str, *recorded: str) -> bool:
     known = unmarked(code)[0]
-    return any(unmarked(one)[0] not in (known, "") for one in recorded)
+    return any(one != code and unmarked(one)[0] not in (known, "") for one in recorded)
 
 
 def _check_key(journal: Journal, run: Run, lives: Sequence[Life]) -> None:

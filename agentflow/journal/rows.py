@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from dataclasses import fields as dataclass_fields
+from functools import cache
 from typing import Any
 
 import orjson
@@ -77,11 +78,16 @@ def new_run(new: NewRun, state: StateType, owner: str, number: int) -> Run:
     )
 
 
+@cache
+def _origins(text: str) -> tuple[Origin, ...]:
+    return tuple(Origin(name) for name in text.split(","))
+
+
 def run_from(row: Sequence[Any]) -> Run:
     """A row of table ``run``."""
     return Run(
         *row[:7],
-        origins=tuple(Origin(name) for name in row[7].split(",")),
+        origins=_origins(row[7]),
         state=StateType(row[8]),
         message=row[9],
         created=row[10],
