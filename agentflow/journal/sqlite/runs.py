@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -31,8 +31,8 @@ from agentflow.model.steps import SEQUENCE_BITS, StepRow
 
 T = TypeVar("T")
 #: What is looked at before runs are claimed, and before they change their states.
-_CLAIMABLE = "SELECT id, number, epoch, owner, state FROM run WHERE id IN (SELECT value FROM json_each(?))"
-_MOVABLE = "SELECT number, state, epoch, message FROM run WHERE number IN (SELECT value FROM json_each(?))"
+_CLAIMABLE = "SELECT id, number, epoch, owner, state FROM run WHERE id = ?"
+_MOVABLE = "SELECT number, state, epoch, message FROM run WHERE number = ?"
 #: How many runs that can move are read at once.
 _PAGE = 200
 
@@ -118,7 +118,7 @@ class SqliteRuns(SqliteBase):
         lives: list[tuple[Any, ...]] = []
         owned: list[tuple[Any, ...]] = []
         now = self._clock()
-        rows: list[Any] = db.execute(_CLAIMABLE, (_json(claims),)).fetchall()
+        rows: list[Any] = db.executemany(_CLAIMABLE, [(run_id,) for run_id in claims]).fetchall()
         found = {row[0]: row for row in rows}
         for run_id, claim in claims.items():
             try:
@@ -242,8 +242,7 @@ class SqliteRuns(SqliteBase):
         """Change the states of different runs, of those that may; with what the others were refused with."""
         refusals: list[BaseException | None] = []
         states: list[tuple[RunEnd, StateType, str]] = []
-        numbers = _json([move.number for move in moves])
-        rows: list[Any] = db.execute(_MOVABLE, (numbers,)).fetchall()
+        rows: list[Any] = db.executemany(_MOVABLE, [(move.number,) for move in moves]).fetchall()
         found = {row[0]: row[1:] for row in rows}
         for move in moves:
             refusal, row = None, found.get(move.number)
@@ -320,7 +319,7 @@ class SqliteRuns(SqliteBase):
     def _moving_runs(
         self, now: float, after: int, without: Collection[str], size: int
     ) -> Iterator[Sequence[Any]]:
-        others, own = _json(without), _json(self._ownership.claims())
+        others, own = (orjson.dumps(list(found)).decode() for found in (without, self._ownership.claims()))
         while page := self._all(SQL["due_runs"], (after, size, others, now, own)):
             yield from page
             if len(page) < size:
@@ -330,10 +329,6 @@ class SqliteRuns(SqliteBase):
     def is_owned(self, run: Run) -> bool:
         epoch = self._one(SQL["run_epoch"], (run.number,))
         return epoch is not None and self._ownership.is_held(run.number, epoch[0])
-
-
-def _json(items: Iterable[Any]) -> str:
-    return orjson.dumps(list(items)).decode()
 
 
 def _is_undone(db: apsw.Connection, number: int) -> bool:
