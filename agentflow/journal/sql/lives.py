@@ -36,9 +36,10 @@ class EndOfLife(NamedTuple):
 
 def end_lives(execute: Execute, lives: Sequence[EndOfLife]) -> None:
     """A first life gets its row at its end, and none if it completed its run: the run's row says all of it then."""
-    execute("end_life", [(*life[3:], *life[:2]) for life in lives])
+    said = [(life.ended, life.end.value, life.message, life.account, life.run, life.number) for life in lives]
+    execute("end_life", said)
     first = [
-        (life.run, *life[2:])
+        (life.run, life.owner, life.ended, life.end.value, life.message, life.account)
         for life in lives
         if life.number == 1 and (life.end is not LifeEnd.COMPLETED or life.account is not None)
     ]
