@@ -85,22 +85,15 @@ SELECT * FROM run WHERE number IN (SELECT number FROM below)
   AND state NOT IN ('COMPLETED', 'FAILED', 'CANCELLED', 'CRASHED') ORDER BY number
 
 -- name: due_runs
+WITH free AS NOT MATERIALIZED (
+  SELECT number, state FROM run INDEXED BY run_by_state
+  WHERE number > ?1 AND ((number << 24) | (epoch & 16777215)) NOT IN (SELECT value FROM json_each(?5))
+    AND flow NOT IN (SELECT value FROM json_each(?3)))
 SELECT run.* FROM (
   SELECT number FROM (
-    SELECT * FROM (SELECT number FROM run INDEXED BY run_by_state WHERE state = 'PENDING' AND number > ?1
-      AND ((number << 24) | (epoch & 16777215)) NOT IN (SELECT value FROM json_each(?5))
-      AND flow NOT IN (SELECT value FROM json_each(?3))
-      ORDER BY number LIMIT ?2)
-    UNION ALL
-    SELECT * FROM (SELECT number FROM run INDEXED BY run_by_state WHERE state = 'RUNNING' AND number > ?1
-      AND ((number << 24) | (epoch & 16777215)) NOT IN (SELECT value FROM json_each(?5))
-      AND flow NOT IN (SELECT value FROM json_each(?3))
-      ORDER BY number LIMIT ?2)
-    UNION ALL
-    SELECT * FROM (SELECT number FROM run INDEXED BY run_by_state WHERE state = 'CANCELLING' AND number > ?1
-      AND ((number << 24) | (epoch & 16777215)) NOT IN (SELECT value FROM json_each(?5))
-      AND flow NOT IN (SELECT value FROM json_each(?3))
-      ORDER BY number LIMIT ?2)) AS ready
+    SELECT * FROM (SELECT number FROM free WHERE state = 'PENDING' ORDER BY number LIMIT ?2) UNION ALL
+    SELECT * FROM (SELECT number FROM free WHERE state = 'RUNNING' ORDER BY number LIMIT ?2) UNION ALL
+    SELECT * FROM (SELECT number FROM free WHERE state = 'CANCELLING' ORDER BY number LIMIT ?2)) AS ready
   UNION
   SELECT number FROM run INDEXED BY run_lost WHERE state = 'PAUSED' AND owner != '' AND number > ?1
   UNION
